@@ -1,0 +1,1 @@
+"""The partitions, one file each: who holds which samples."""

@@ -1,0 +1,1 @@
+"""What happens to one batch: gates, experts, routing, mixtures and losses. Torch only."""

@@ -1,0 +1,1 @@
+"""The experts, one file a backbone: input -> class logits, and the embedding on the way."""

@@ -1,0 +1,88 @@
+"""Plug-ins by name: a short name, `"package.module:Attribute"` or `"/path/file.py:Attribute"` -> the object.
+
+A short name is a file's name: `"mlp"` in the package `fedmoe.moe.gates` is the one public name (`__all__`) of
+`fedmoe/moe/gates/mlp.py`. So a new built-in plug-in is one new file, and no list of names has to be edited.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fedmoe.errors import ReferenceError_, nearest_hint
+
+__all__ = ["known_names", "load_plugin"]
+
+
+def known_names(package: str) -> list[str]:
+    """Returns the short names that `package` offers, sorted: its modules' names, private ones left out.
+
+    >>> "mlp" in known_names("fedmoe.moe.gates")
+    True
+    """
+    module = importlib.import_module(package)
+    return sorted(info.name for info in pkgutil.iter_modules(module.__path__) if not info.name.startswith("_"))
+
+
+def load_plugin(kind: str, package: str, reference: str) -> Any:
+    """Returns what `reference` names.
+
+    Args:
+        kind: what is looked for, in one word, for error messages ("gate", "strategy").
+        package: the package whose files are the built-in ones.
+        reference: a short name (`-` and `_` are the same), `"module:Attribute"` or `"/path/file.py:Attribute"`.
+
+    Raises:
+        ReferenceError_: nothing stands there; the message lists the known names.
+    """
+    if ":" in reference:
+        where, _, attribute = reference.rpartition(":")
+        module = _module_from_file(kind, Path(where)) if where.endswith(".py") else _module(kind, where)
+        if not hasattr(module, attribute):
+            public = [name for name in vars(module) if not name.startswith("_")]
+            raise ReferenceError_(f"{kind} '{reference}': {where} has no '{attribute}'; {nearest_hint(attribute, public)}")
+        return getattr(module, attribute)
+    name = reference.replace("-", "_")
+    if name not in known_names(package):
+        hint = nearest_hint(name, known_names(package))
+        raise ReferenceError_(f"unknown {kind} '{reference}'; {hint}; or give 'package.module:Attribute'")
+    module = importlib.import_module(f"{package}.{name}")
+    public = list(module.__all__)
+    if len(public) != 1:
+        raise ReferenceError_(f"{kind} '{name}': __all__ of {module.__name__} must hold one name, got {public}")
+    return getattr(module, public[0])
+
+
+def _module(kind: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise ReferenceError_(
+                f"{kind}: no module named '{name}'; hint: is it installed, or give '/path/to/file.py:Attribute'"
+            ) from error
+        raise
+
+
+def _module_from_file(kind: str, path: Path) -> ModuleType:
+    file = path.expanduser()
+    if not file.is_absolute() or not file.is_file():
+        raise ReferenceError_(f"{kind}: '{path}' must be the absolute path of a Python file that exists")
+    name = f"fedmoe_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ReferenceError_(f"{kind}: '{path}' cannot be loaded as a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

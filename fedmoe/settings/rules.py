@@ -1,0 +1,53 @@
+"""The rules that hold between settings, each with the hint that gets a person on."""
+
+from fedmoe.errors import SettingsError
+from fedmoe.settings.schema import Settings
+
+__all__ = ["check_rules"]
+
+
+def check_rules(settings: Settings) -> None:
+    """Refuses settings that contradict each other.
+
+    Raises:
+        SettingsError: the first rule that is broken, with the values and a hint.
+    """
+    clients, experts, data = settings.clients, settings.experts, settings.data
+    _require(
+        experts.top_k <= experts.num,
+        f"experts.top-k must be at most experts.num ({experts.num}), got {experts.top_k}: "
+        "a client cannot hold more experts than the pool has",
+    )
+    _require(
+        clients.anchors_per_round <= experts.num,
+        f"clients.anchors-per-round must be at most experts.num ({experts.num}), got {clients.anchors_per_round}: "
+        "there is one anchor client per expert",
+    )
+    _require(
+        clients.anchors_per_round <= clients.per_round,
+        f"clients.anchors-per-round must be at most clients.per-round ({clients.per_round}), "
+        f"got {clients.anchors_per_round}: anchors are among a round's clients",
+    )
+    _require(
+        clients.per_round <= clients.num,
+        f"clients.per-round must be at most clients.num ({clients.num}), got {clients.per_round}",
+    )
+    normal = clients.num - (experts.num if clients.anchors_per_round else 0)
+    _require(
+        normal >= clients.per_round - clients.anchors_per_round and normal >= 1,
+        f"clients.num must leave {max(1, clients.per_round - clients.anchors_per_round)} normal clients beside the "
+        f"{experts.num} anchors, got {clients.num}; hint: more clients or fewer experts",
+    )
+    _require(
+        data.source in ("", "auto", data.name),
+        f"data.source must be '', 'auto' or data.name ('{data.name}'), got '{data.source}'; "
+        "hint: set data.name as well",
+    )
+    _require(settings.evaluate.ema < 1, f"evaluate.ema must be below 1, got {settings.evaluate.ema}")
+    _require(settings.train.momentum < 1, f"train.momentum must be below 1, got {settings.train.momentum}")
+    _require(settings.train.gate_momentum < 1, f"train.gate-momentum must be below 1, got {settings.train.gate_momentum}")
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise SettingsError(otherwise)

@@ -1,0 +1,147 @@
+"""The settings of a run as frozen dataclasses: name, type, default, range and one line of help each.
+
+In TOML and on the command line the names are written with dashes: `clients.per-round`, `train.learning-rate`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "ClientsSettings",
+    "CommonExpertSettings",
+    "DataSettings",
+    "EvaluateSettings",
+    "ExpertsSettings",
+    "GateSettings",
+    "Settings",
+    "StrategySettings",
+    "TrainSettings",
+]
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Returns a dataclass field: `low` and `high` are inclusive bounds, `above` an exclusive one."""
+    bounds = {"help": text, "low": low, "high": high, "above": above, "choices": choices}
+    return field(default=default, metadata=bounds)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which samples there are."""
+
+    name: str = setting("digits", "data set: a short name or 'module:Attribute'")
+    root: str = setting("", "folder (or archive) with the data files; empty: fedmoe's own data folder")
+    source: str = setting("", "empty or the data set's own name: that data or an error; 'auto': a stand-in if need be")
+    public_samples: int = setting(1500, "training samples set aside for the common expert (no client holds them)", low=1)
+    download_timeout: float = setting(20.0, "seconds without an answer before a download is given up", above=0)
+
+
+@dataclass(frozen=True)
+class ClientsSettings:
+    """Who holds the samples."""
+
+    num: int = setting(100, "training clients, anchors among them", low=1)
+    per_round: int = setting(10, "clients sampled in a round, anchors among them", low=1)
+    anchors_per_round: int = setting(5, "anchor clients sampled in a round; 0: no client is an anchor", low=0)
+    partition: str = setting("random-labels", "how labels fall on clients: a short name or 'module:Attribute'")
+    labels_per_client: int = setting(4, "labels that a client holds (random-labels, aligned, pathological)", low=1)
+    alpha: float = setting(0.1, "concentration of the Dirichlet partition", above=0)
+    shards_per_client: int = setting(2, "shards that a client holds (shards)", low=1)
+    domains: str = setting("identity,rotate90,rotate180,rotate270,negative", "transforms of the domain partition")
+    unseen: int = setting(10, "clients that take no part in training", low=1)
+    samples: int = setting(0, "training samples of a client at the most; 0: all that fall to it", low=0)
+    min_completed: float = setting(0.5, "share of a round's clients that must give a usable update", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class CommonExpertSettings:
+    """The pretrained, frozen network that gives the embeddings."""
+
+    source: str = setting("public", "'public': trained on the public split; a .safetensors file; 'torchvision:resnet18'")
+    model: str = setting("", "backbone when trained on the public split; empty: the experts' own")
+    epochs: int = setting(20, "epochs on the public split at the most", low=0)
+    accuracy: float = setting(0.0, "stop at this accuracy on held-out public samples; 0: epochs alone", low=0, high=1)
+    learning_rate: float = setting(0.05, "of its SGD", above=0)
+    batch_size: int = setting(64, "of its SGD", low=1)
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """The network that ranks the experts on an embedding."""
+
+    name: str = setting("mlp", "gate: a short name or 'module:Attribute'")
+    hidden: int = setting(64, "hidden units", low=1)
+
+
+@dataclass(frozen=True)
+class ExpertsSettings:
+    """The pool of experts."""
+
+    num: int = setting(5, "experts in the pool (M)", low=1)
+    top_k: int = setting(2, "experts that a normal or unseen client holds (K)", low=1)
+    model: str = setting("mlp", "backbone: a short name or 'module:Attribute'")
+    width: int = setting(0, "the backbone's width (units or channels); 0: its own default", low=0)
+    norm: str = setting("group", "normalisation of convolutional backbones", choices=("group", "batch"))
+    init: str = setting("random", "where experts start", choices=("random", "common"))
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One client's work in a round."""
+
+    epochs: int = setting(1, "passes over the client's samples", low=1)
+    batch_size: int = setting(32, "samples a step", low=1)
+    learning_rate: float = setting(0.01, "of the experts' SGD", above=0)
+    momentum: float = setting(0.9, "of the experts' SGD", low=0, high=1)
+    weight_decay: float = setting(0.0, "of the experts' SGD", low=0)
+    gate_learning_rate: float = setting(0.05, "of the gate's SGD", above=0)
+    gate_momentum: float = setting(0.9, "of the gate's SGD", low=0, high=1)
+    logit_adjustment: bool = setting(False, "add the log of the client's label prior to the logits of its loss")
+    threads: int = setting(2, "torch threads of a worker; another number changes the last bits of a result", low=1)
+    device: str = setting("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda' or 'cuda:1'")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """The zero-shot test on unseen clients."""
+
+    every: int = setting(10, "rounds between two evaluations; the last round is always evaluated", low=1)
+    ema: float = setting(0.0, "decay of the server's moving average, which is what gets evaluated; 0: the last model", low=0)
+    samples: int = setting(0, "test samples of an unseen client at the most; 0: all", low=0)
+    baselines: str = setting("", "strategies trained beside it on the same data, as 'fedavg,fedprox'")
+
+
+@dataclass(frozen=True)
+class StrategySettings:
+    """The strategy, and a table of arguments for each strategy that has any."""
+
+    name: str = setting("fedjets", "strategy: a short name, 'module:Class' or '/path/file.py:Class'")
+    arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one run."""
+
+    simulation: str = setting("", "name of the simulation, for the records")
+    seed: int = setting(0, "root of every random stream", low=0)
+    num_server_rounds: int = setting(10, "rounds", low=1)
+    deterministic: bool = setting(True, "sums that do not depend on how clients fall on nodes, to the last byte")
+    output_dir: str = setting("", "absolute folder that gets the run folder; empty: ~/fedmoe-runs")
+    resume: str = setting("", "absolute path of a run folder to go on with")
+    data: DataSettings = field(default_factory=DataSettings)
+    clients: ClientsSettings = field(default_factory=ClientsSettings)
+    common_expert: CommonExpertSettings = field(default_factory=CommonExpertSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    experts: ExpertsSettings = field(default_factory=ExpertsSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    strategy: StrategySettings = field(default_factory=StrategySettings)

@@ -1,0 +1,1 @@
+"""One client's work (objectives) and many clients' work (the trainers)."""
