@@ -1,17 +1,23 @@
-"""The population: training clients (anchors first), unseen clients, the public split; who holds which samples.
+"""The population: training clients (anchors first), unseen clients, the public split; who holds which samples."""
 
-PLACEHOLDER docstring: see Population.
-"""
-
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmoe.data.contracts import Ids
+from fedmoe.data.anchors import anchor_shares, label_groups
+from fedmoe.data.contracts import Dataset, Deal, Ids, Shares
+from fedmoe.data.domains import assign_domains, parse_domains
+from fedmoe.data.overlap import check_disjoint
+from fedmoe.data.selection import choose_keeping_labels, choose_stratified
+from fedmoe.errors import SettingsError
+from fedmoe.references import load_plugin
+from fedmoe.seeding import derive_seed, numpy_stream
+from fedmoe.settings.schema import Settings
 
-__all__ = ["Population"]
+__all__ = ["Population", "build_population"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +28,7 @@ class Population:
     training clients up to S-1, then the unseen clients S .. S+U-1.
 
     Attributes:
-        shards: sample ids of each client, by client id (training clients, then unseen clients).
+        shards: sample ids of each client, sorted, by client id (training clients, then unseen clients).
         num_training: S.
         anchors: client id -> the expert that is its own.
         public_ids: samples of the common expert's public split; no client holds them.
@@ -46,3 +52,184 @@ class Population:
     labels_N: NDArray[np.int64]
     num_classes: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def training(self) -> range:
+        """Ids of all training clients, anchors first."""
+        return range(self.num_training)
+
+    @property
+    def unseen(self) -> range:
+        """Ids of the clients that take no part in training."""
+        return range(self.num_training, len(self.shards))
+
+    @property
+    def normal(self) -> tuple[int, ...]:
+        """Ids of the training clients that are no anchors, ascending."""
+        return tuple(client for client in self.training if client not in self.anchors)
+
+    def labels_of(self, client_id: int) -> tuple[int, ...]:
+        """Returns the distinct labels that the client holds, ascending."""
+        return tuple(np.unique(self.labels_N[self.shards[client_id]]).tolist())
+
+    def label_counts(self) -> NDArray[np.int64]:
+        """Returns the number of samples of each label (column) that each client (row, by id) holds."""
+        owners = np.repeat(np.arange(len(self.shards)), [len(shard) for shard in self.shards])
+        cells = owners * self.num_classes + self.labels_N[np.concatenate(self.shards)]
+        counts = np.bincount(cells, minlength=len(self.shards) * self.num_classes)
+        return counts.reshape(len(self.shards), self.num_classes).astype(np.int64)
+
+    def label_prior(self, client_id: int) -> NDArray[np.float64]:
+        """Returns the share of each label in the client's samples; sums to 1."""
+        counts = np.bincount(self.labels_N[self.shards[client_id]], minlength=self.num_classes).astype(np.float64)
+        prior: NDArray[np.float64] = counts / counts.sum()
+        return prior
+
+    def fingerprint(self) -> str:
+        """Returns the partition hash: SHA-256 over who holds what, the public split, groups and domains, in hex."""
+        digest = hashlib.sha256()
+        words = (self.num_training, self.num_classes, sorted(self.anchors.items()), self.groups, self.domains)
+        digest.update(repr(words).encode())
+        for array in self._arrays():
+            # The length goes in as well, or a sample that moves to the next client would leave the hash as it is.
+            digest.update(len(array).to_bytes(8, "little"))
+            digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+    def _arrays(self) -> Iterable[NDArray[np.int64]]:
+        return (*self.shards, self.public_ids, self.group_N, self.domain_N)
+
+
+def build_population(dataset: Dataset, settings: Settings) -> Population:
+    """Returns the population that the settings describe; same data, settings and seed give the same fingerprint.
+
+    In this order: domains, public split, label groups, anchors, the partition, the cap on a client's samples.
+
+    Raises:
+        SettingsError: the settings ask for more than the data has, with a hint.
+        DataError: samples overlap (a partition of one's own is at fault).
+    """
+    seed = derive_seed(settings.seed, "population")
+    clients = settings.clients
+    num_classes = len(dataset.class_names)
+    by_domain = clients.partition == "domain"
+    domains = parse_domains(clients.domains) if by_domain else ("identity",)
+    domain_N = assign_domains(dataset, len(domains), numpy_stream(seed, "domains"))
+    groups = label_groups(num_classes, settings.experts.num, numpy_stream(seed, "groups"))
+    group_N = domain_N if by_domain else _groups_of(dataset.y_N, groups)
+    public, pool = _public_split(dataset, settings, seed)
+    anchors = _anchors(settings, pool, group_N, dataset.y_N, len(domains) if by_domain else num_classes, seed)
+    rest = np.setdiff1d(pool, np.concatenate(anchors), assume_unique=True) if anchors else pool
+    shares = _deal(dataset, settings, rest, groups, domain_N if by_domain else None, derive_seed(seed, "partition"))
+    training = _capped((*anchors, *shares.train), dataset.y_N, clients.samples, seed)
+    check_disjoint(public, training, shares.unseen, dataset.num_train, len(dataset.y_N))
+    return Population(
+        shards=(*training, *(np.sort(share) for share in shares.unseen)),
+        num_training=len(training),
+        anchors={client: client for client in range(len(anchors))},
+        public_ids=public,
+        groups=groups,
+        group_N=group_N,
+        domain_N=domain_N,
+        domains=domains,
+        labels_N=dataset.y_N,
+        num_classes=num_classes,
+        notes=(*shares.notes, *_familiar(training, shares.unseen, dataset.y_N)),
+    )
+
+
+def _groups_of(y_N: NDArray[np.int64], groups: tuple[tuple[int, ...], ...]) -> NDArray[np.int64]:
+    owner = {label: group for group, labels in enumerate(groups) for label in labels}
+    return np.array([owner[label] for label in range(len(owner))], dtype=np.int64)[y_N]
+
+
+def _public_split(dataset: Dataset, settings: Settings, seed: int) -> tuple[Ids, Ids]:
+    """Returns the public samples, stratified by label, and the rest of the training pool."""
+    size, num = settings.data.public_samples, settings.clients.num
+    if dataset.num_train - size < num:
+        raise SettingsError(
+            f"data.public-samples must leave a sample for each of the {num} training clients (clients.num): at most "
+            f"{max(0, dataset.num_train - num)} of {dataset.name}'s {dataset.num_train} training samples, got {size}"
+        )
+    everyone = np.arange(dataset.num_train)
+    public = choose_stratified(everyone, dataset.y_N, size, numpy_stream(seed, "public"))
+    return public, np.setdiff1d(everyone, public, assume_unique=True)
+
+
+def _anchors(
+    settings: Settings, pool: Ids, group_N: NDArray[np.int64], y_N: NDArray[np.int64], num_groups: int, seed: int
+) -> tuple[Ids, ...]:
+    """Returns each anchor's samples; nothing where the settings ask for no anchors."""
+    clients, num = settings.clients, settings.experts.num
+    if clients.anchors_per_round == 0:
+        return ()
+    if clients.partition == "domain" and num != num_groups:
+        raise SettingsError(
+            f"experts.num must be the number of domains ({num_groups}) where anchors are used with the partition "
+            f"'domain', got {num}; hint: experts.num={num_groups}, or clients.anchors-per-round=0"
+        )
+    if num > num_groups:
+        raise SettingsError(
+            f"experts.num must be at most the number of labels ({num_groups}) where anchors are used, since each "
+            f"has labels of its own, got {num}; hint: fewer experts, or clients.anchors-per-round=0"
+        )
+    if num >= clients.num:
+        raise SettingsError(
+            f"clients.num must leave a normal client beside the {num} anchors (one an expert), got {clients.num}; "
+            f"hint: clients.num={num + 1} or more"
+        )
+    return anchor_shares(pool, group_N, y_N, num, len(pool) // clients.num, seed=seed)
+
+
+def _deal(
+    dataset: Dataset,
+    settings: Settings,
+    rest: Ids,
+    groups: tuple[tuple[int, ...], ...],
+    domain_N: NDArray[np.int64] | None,
+    seed: int,
+) -> Shares:
+    """Returns what the partition deals to the normal and the unseen clients, once it is sure that it dealt to all."""
+    clients = settings.clients
+    deal = Deal(
+        labels_N=dataset.y_N,
+        train_ids=rest,
+        test_ids=np.arange(dataset.num_train, len(dataset.y_N)),
+        num_clients=clients.num - (settings.experts.num if clients.anchors_per_round else 0),
+        num_unseen=clients.unseen,
+        num_classes=len(dataset.class_names),
+        groups=groups,
+        labels_per_client=clients.labels_per_client,
+        alpha=clients.alpha,
+        shards_per_client=clients.shards_per_client,
+        domain_N=domain_N,
+        natural_N=dataset.natural_N,
+        seed=seed,
+    )
+    shares: Shares = load_plugin("partition", "fedmoe.data.partitions", clients.partition)(deal)
+    got, wanted = (len(shares.train), len(shares.unseen)), (deal.num_clients, deal.num_unseen)
+    if got != wanted:
+        raise SettingsError(
+            f"partition '{clients.partition}' must deal to {wanted[0]} training and {wanted[1]} unseen clients, "
+            f"got {got[0]} and {got[1]}; hint: one share a client"
+        )
+    return shares
+
+
+def _capped(training: tuple[Ids, ...], y_N: NDArray[np.int64], cap: int, seed: int) -> tuple[Ids, ...]:
+    """Returns the shares, sorted, each cut to `cap` samples at the most (0: not cut) that keep its labels."""
+    if cap == 0:
+        return tuple(np.sort(share) for share in training)
+    return tuple(
+        choose_keeping_labels(share, y_N, cap, numpy_stream(seed, "cap", client))
+        for client, share in enumerate(training)
+    )
+
+
+def _familiar(training: tuple[Ids, ...], unseen: tuple[Ids, ...], y_N: NDArray[np.int64]) -> tuple[str, ...]:
+    """Returns a note where unseen clients hold a training client's label combination: counted, not promised."""
+    seen = {tuple(np.unique(y_N[share])) for share in training}
+    count = sum(tuple(np.unique(y_N[share])) in seen for share in unseen)
+    if not count:
+        return ()
+    return (f"{count} of the {len(unseen)} unseen clients hold a label combination that a training client holds too",)

@@ -1,0 +1,72 @@
+"""Many clients' results -> one round's evaluation record.
+
+Shapes: M experts, C classes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedmoe.evaluation.fairness import spread
+from fedmoe.evaluation.zero_shot import ClientResult
+
+__all__ = ["evaluation_record"]
+
+
+def evaluation_record(results: Mapping[int, ClientResult]) -> dict[str, Any]:
+    """Returns the `evaluate` part of a line in `rounds.jsonl`.
+
+    `methods`: mean, std and worst decile over clients of each method; `clients`: a row each; `affinity`: M x C share of
+    a class's samples that went to each expert; `dispatch`: share of all samples by expert; `routing_entropy`: mean entropy
+    of the gate in nats; `specialisation`: mutual information of expert and class over the routed samples, nats;
+    `expert_class_accuracy`: M x C, only where every expert was measured.
+
+    Args:
+        results: client id -> result; at least one.
+    """
+    ordered = [results[client_id] for client_id in sorted(results)]
+    names = list(ordered[0].accuracies)
+    routed_MC = np.sum([result.routed_MC for result in ordered], axis=0)
+    count_C = np.sum([result.class_count_C for result in ordered], axis=0)
+    record: dict[str, Any] = {
+        "methods": {name: spread([result.accuracies[name] for result in ordered]) for name in names},
+        "clients": [
+            {
+                "client_id": client_id,
+                "experts": list(results[client_id].experts),
+                "examples": results[client_id].examples,
+            }
+            | results[client_id].accuracies
+            for client_id in sorted(results)
+        ],
+        "affinity": _rounded(routed_MC / np.maximum(count_C, 1)),
+        "dispatch": _rounded(routed_MC.sum(axis=1) / max(1, routed_MC.sum())),
+        "routing_entropy": float(np.mean([result.entropy for result in ordered])),
+        "specialisation": mutual_information(routed_MC),
+    }
+    measured = [result.correct_MC for result in ordered if result.correct_MC is not None]
+    if len(measured) == len(ordered):
+        correct_MC = np.sum(measured, axis=0)
+        record["expert_class_accuracy"] = _rounded(correct_MC / np.maximum(count_C, 1))
+    return record
+
+
+def mutual_information(counts_MC: "np.ndarray[Any, np.dtype[np.int64]]") -> float:
+    """Returns the mutual information of expert and class in nats, from counts: 0 when routing ignores the class.
+
+    >>> round(mutual_information(np.array([[5, 0], [0, 5]])), 4)
+    0.6931
+    """
+    total = counts_MC.sum()
+    if total == 0:
+        return 0.0
+    joint = counts_MC / total
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    held = joint > 0
+    return float((joint[held] * np.log(joint[held] / independent[held])).sum())
+
+
+def _rounded(values: "np.ndarray[Any, Any]") -> list[Any]:
+    rounded: list[Any] = np.round(values, 6).tolist()
+    return rounded

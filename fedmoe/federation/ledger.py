@@ -1,0 +1,87 @@
+"""Bytes that the protocol sends, counted per client as if each sat on its own device.
+
+What the simulator itself moves between processes is another, smaller thing: a node gets each expert once.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from fedmoe.federation.job import ClientJob
+
+__all__ = ["FLOAT_BYTES", "INDEX_BYTES", "Ledger", "RoundBytes", "fedjets_bytes"]
+
+FLOAT_BYTES = 4
+INDEX_BYTES = 4  # one expert index in a client's answer to the ranking query: eps in seeds' formula
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundBytes:
+    """Bytes of one round.
+
+    Attributes:
+        down: server to clients.
+        up: clients to server.
+        by_expert: down plus up of each expert's weights.
+    """
+
+    down: int
+    up: int
+    by_expert: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """The sizes that traffic is made of, in float32 values.
+
+    Attributes:
+        gate_size: values of the gate (P_r); 0 without a gate.
+        expert_size: values of one expert (P_e).
+        num_experts: M.
+        common_size: values of the common expert (P_c); 0 when clients do not need it.
+    """
+
+    gate_size: int
+    expert_size: int
+    num_experts: int
+    common_size: int
+
+    def once(self, num_clients: int) -> int:
+        """Returns the bytes of giving every client the common expert, once."""
+        return num_clients * self.common_size * FLOAT_BYTES
+
+    def round(
+        self, jobs: Iterable[ClientJob], ranked: Collection[int], indices: int, ranks_by: str = "gate"
+    ) -> RoundBytes:
+        """Returns the bytes of one round.
+
+        Args:
+            jobs: the work handed out; a client whose update was lost still got and sent its share.
+            ranked: clients that answered the ranking query.
+            indices: expert indices in one answer to the ranking query.
+            ranks_by: `"gate"`: the gate sent for the ranking is the one that is trained, and counts once; `"loss"`: the
+                whole pool goes down for it.
+        """
+        gate = self.gate_size * FLOAT_BYTES
+        expert = self.expert_size * FLOAT_BYTES
+        down, up = 0, len(ranked) * indices * INDEX_BYTES
+        if ranks_by == "loss":
+            down += len(ranked) * self.num_experts * expert
+        by_expert = [0] * self.num_experts
+        for job in jobs:
+            share = (gate if job.gate else 0) + expert * len(job.experts)
+            down += share
+            up += share
+            for expert_id in job.experts:
+                by_expert[expert_id] += 2 * expert
+        return RoundBytes(down=down, up=up, by_expert=tuple(by_expert))
+
+
+def fedjets_bytes(ledger: Ledger, *, normal: int, anchors: int, top_k: int) -> int:
+    """Returns down plus up of one FedJETs round by the closed formula.
+
+    `2 N P_r + 2 (N_c k + N_a) P_e + N_c k eps` with N = N_c + N_a: arXiv 2306.08586, appendix K, an anchor counted as
+    the one expert that it gets.
+    """
+    clients = normal + anchors
+    values = 2 * clients * ledger.gate_size + 2 * (normal * top_k + anchors) * ledger.expert_size
+    return values * FLOAT_BYTES + normal * top_k * INDEX_BYTES

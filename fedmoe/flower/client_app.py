@@ -1,0 +1,72 @@
+"""The ClientApp: a SuperNode does the work of a whole cohort of clients, one message each way."""
+
+import json
+import os
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedmoe.flower.devices import choose_device, set_up_torch
+from fedmoe.flower.node import Node
+from fedmoe.flower.wire import decode, encode
+from fedmoe.settings import Settings, from_flat
+
+__all__ = ["app"]
+
+app = ClientApp()
+
+_nodes: dict[tuple[str, str], Node] = {}  # (run, device) -> workplace; of the newest run only: memory must not grow
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Replies who this node is: partition id, how many there are, cores and device."""
+    settings = from_flat(context.run_config)
+    partition_id = _partition_id(context)
+    reply = {
+        "partition_id": partition_id,
+        "num_partitions": int(context.node_config.get("num-partitions", 0)),
+        "device": str(choose_device(settings.train.device, partition_id)),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+    return Message(encode(reply, {}), reply_to=message)
+
+
+@app.query("rank")
+def rank(message: Message, context: Context) -> Message:
+    """Replies each client's score of every expert."""
+    order, arrays = decode(message)
+    return Message(encode(_node(order, context).rank(order, arrays), {}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Replies the sums of the cohort's updates."""
+    order, arrays = decode(message)
+    report, sums = _node(order, context).train(order, arrays)
+    return Message(encode(report, sums), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Replies how the unseen clients of this cohort fare."""
+    order, arrays = decode(message)
+    return Message(encode(_node(order, context).evaluate(order, arrays), {}), reply_to=message)
+
+
+def _partition_id(context: Context) -> int:
+    return int(context.node_config.get("partition-id", context.node_id))
+
+
+def _node(order: dict[str, Any], context: Context) -> Node:
+    """Returns this process's workplace for the order's run, built at its first message."""
+    settings: Settings = from_flat(context.run_config)
+    set_up_torch(settings.train.threads, settings.deterministic)
+    device = choose_device(settings.train.device, _partition_id(context))
+    run = json.dumps([order["plan"], sorted(context.run_config.items())], sort_keys=True, default=str)
+    if (run, str(device)) not in _nodes:
+        for stale in [key for key in _nodes if key[0] != run]:
+            del _nodes[stale]
+        _nodes[run, str(device)] = Node(settings, order["plan"], device)
+    return _nodes[run, str(device)]

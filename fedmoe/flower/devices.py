@@ -1,0 +1,42 @@
+"""Which device a process computes on: chosen by itself, spread over what there is."""
+
+import torch
+
+__all__ = ["choose_device", "idle_gpu_hint", "set_up_torch"]
+
+
+def set_up_torch(threads: int, deterministic: bool) -> None:
+    """Fixes what the last bits of a result depend on in this process: torch's threads and cuDNN's choice of kernels."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def choose_device(asked: str, partition_id: int | None) -> torch.device:
+    """Returns the device.
+
+    `"auto"`: a GPU where this process may see one (Ray shows a worker those that its `client-resources-num-gpus` pays
+    for). Nodes are dealt over the visible GPUs by partition id; a process that is no node takes the one with the most
+    free memory. Anything else is taken at its word.
+    """
+    if asked != "auto":
+        return torch.device(asked)
+    count = torch.cuda.device_count()
+    if count == 0:
+        return torch.device("cpu")
+    if partition_id is not None:
+        return torch.device("cuda", partition_id % count)
+    free = [torch.cuda.mem_get_info(index)[0] for index in range(count)]
+    return torch.device("cuda", max(range(count), key=lambda index: free[index]))
+
+
+def idle_gpu_hint(num_nodes: int, node_devices: list[str]) -> str | None:
+    """Returns what to type when there are GPUs and no node uses one, or `None`."""
+    count = torch.cuda.device_count()
+    if count == 0 or any(device.startswith("cuda") for device in node_devices):
+        return None
+    share = min(1.0, count / max(1, num_nodes))
+    return (
+        f"{count} GPU(s) stand idle: type --federation-config "
+        f'"num-supernodes={max(num_nodes, 4 * count)} client-resources-num-gpus={share / 2:g}"'
+    )

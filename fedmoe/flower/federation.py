@@ -1,0 +1,43 @@
+"""What a strategy is bound to before its first round: the settings, the population, the plan, the place to record."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fedmoe.data.population import Population
+from fedmoe.federation.ledger import Ledger
+from fedmoe.federation.state import ServerState
+from fedmoe.settings import Settings
+
+__all__ = ["Federation", "Recorder"]
+
+
+class Recorder(Protocol):
+    """Who is told of every round, once it is whole."""
+
+    def round(self, line: Mapping[str, Any], state: ServerState, average: ServerState | None) -> None:
+        """Keeps the round's line, its state and its moving average."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """Everything that a strategy may know of the run it serves.
+
+    Attributes:
+        settings: the run's.
+        population: training clients, anchors, unseen clients, and how many samples each one holds.
+        plan: what every order carries, so that a node opens the same data: cache keys and partition hash.
+        ledger: sizes that the traffic is made of.
+        recorder: who is told of every round.
+        first_round: 1, or the round after the checkpoint that a resumed run goes on from.
+        average: the moving average at that checkpoint, if there is one.
+    """
+
+    settings: Settings
+    population: Population
+    plan: Mapping[str, Any]
+    ledger: Ledger
+    recorder: Recorder
+    first_round: int = 1
+    average: ServerState | None = None

@@ -1,0 +1,72 @@
+"""`fedmoe run`: a simulation's app in this process, on the in-process grid."""
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, RecordDict
+from flwr.common.config import flatten_dict, fuse_dicts, get_project_config, parse_config_args
+
+from fedmoe.errors import SettingsError, nearest_hint
+from fedmoe.flower.local_grid import LocalGrid
+
+__all__ = ["read_config", "run_locally"]
+
+
+def run_locally(simulation: Path, overrides: Sequence[str], resume: Path | None, num_nodes: int) -> None:
+    """Runs the simulation's ServerApp against `num_nodes` in-process nodes.
+
+    Raises:
+        SettingsError: the folder is no Flower app, or an override does not fit.
+    """
+    project, config = read_config(simulation, overrides)
+    if resume is not None:
+        config["resume"] = str(resume.absolute())
+    if config.get("output-dir"):
+        config["output-dir"] = str(Path(str(config["output-dir"])).expanduser().absolute())
+    components = project["tool"]["flwr"]["app"]["components"]
+    with _importable(simulation):
+        server_app, client_app = _load(components["serverapp"]), _load(components["clientapp"])
+        grid = LocalGrid(client_app, num_nodes, config)
+        server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config))
+
+
+def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the app's pyproject and its flat run config with the overrides, read as `flwr run` reads them.
+
+    Raises:
+        SettingsError: no app stands there, or an override's key is not in the app's config.
+    """
+    if not (simulation / "pyproject.toml").is_file():
+        raise SettingsError(
+            f"a simulation is a folder with a pyproject.toml, got '{simulation}'; hint: simulations/quickstart"
+        )
+    project = get_project_config(simulation)
+    base = flatten_dict(project["tool"]["flwr"]["app"].get("config", {}))
+    try:
+        given = parse_config_args(list(overrides))
+    except Exception as error:  # Flower raises typer's, tomli's and its own errors here
+        raise SettingsError(f"--run-config cannot be read: {error}") from error
+    flat = flatten_dict(given)
+    for key in flat:
+        if key not in base:
+            raise SettingsError(f"unknown setting '{key}'; {nearest_hint(key, base).split(' known:')[0]}")
+    return project, dict(fuse_dicts(base, flat))
+
+
+def _load(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Puts the simulation's folder on the import path, as `flwr run` does."""
+    sys.path.insert(0, str(folder.absolute()))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder.absolute()))

@@ -1,0 +1,195 @@
+"""One method of a run: its strategy built and bound, its rounds recorded, gone on with where it was cut off."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedmoe.errors import SettingsError, nearest_hint
+from fedmoe.federation.ledger import Ledger
+from fedmoe.federation.state import ServerState
+from fedmoe.flower.federation import Federation
+from fedmoe.flower.preparation import Preparation
+from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.flower.wire import record_of
+from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from fedmoe.recording.loggers import RunLogger
+from fedmoe.recording.rounds import append_round, read_rounds, truncate_rounds
+from fedmoe.recording.run_folder import MAIN, MethodFolder, RunFolder
+from fedmoe.references import load_plugin
+from fedmoe.settings import Settings
+
+__all__ = ["Method", "build_strategy", "methods_of", "run_method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a run.
+
+    Attributes:
+        name: as it is printed: the strategy's short name, or its class's name.
+        strategy: not yet bound.
+        is_main: whether it is what the run is about, rather than a baseline.
+    """
+
+    name: str
+    strategy: Strategy
+    is_main: bool
+
+
+def methods_of(settings: Settings) -> list[Method]:
+    """Returns the run's methods: the strategy, then the baselines; their arguments are checked.
+
+    Raises:
+        SettingsError: an unknown strategy or argument, or the same method twice.
+    """
+    references = [settings.strategy.name, *(n.strip() for n in settings.evaluate.baselines.split(",") if n.strip())]
+    methods = [
+        Method(short_name(reference), build_strategy(reference, settings), is_main=index == 0)
+        for index, reference in enumerate(references)
+    ]
+    names = [method.name for method in methods]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"each method must be there once, got '{name}' {names.count(name)} times: see "
+                                "strategy.name and evaluate.baselines")
+    known = {method.name for method in methods}
+    for table in settings.strategy.arguments:
+        if table not in known:
+            load_plugin("strategy", "strategies", table)  # arguments of a strategy that this run leaves out: it exists
+    return methods
+
+
+def short_name(reference: str) -> str:
+    """Returns how the strategy is called: `"fedjets"`, or the class's name of a reference, in lower case.
+
+    >>> short_name("my_module:MyStrategy")
+    'mystrategy'
+    """
+    return reference.rpartition(":")[2].replace("-", "_").lower()
+
+
+def build_strategy(reference: str, settings: Settings) -> Strategy:
+    """Returns the strategy, with the arguments of its table `strategy.NAME` in the settings.
+
+    Raises:
+        SettingsError: it is unknown, is no Flower strategy, or does not take these arguments.
+    """
+    make = load_plugin("strategy", "strategies", reference)
+    if not (isinstance(make, type) and issubclass(make, Strategy)):
+        raise SettingsError(f"strategy '{reference}' must be a subclass of flwr.serverapp.strategy.Strategy, got {make!r}")
+    arguments = settings.strategy.arguments.get(short_name(reference), {})
+    if is_dataclass(make):
+        known = {item.name: item for item in fields(make)}
+        for name, value in arguments.items():
+            if name not in known:
+                raise SettingsError(
+                    f"strategy.{short_name(reference)} has no argument '{name}'; {nearest_hint(name, known)}"
+                )
+            _check_type(f"strategy.{short_name(reference)}.{name}", type(known[name].default), value)
+    try:
+        strategy: Strategy = make(**arguments)
+    except TypeError as error:
+        raise SettingsError(f"strategy '{reference}' does not take {arguments}: {error}") from error
+    return strategy
+
+
+def run_method(
+    method: Method, preparation: Preparation, folder: RunFolder, grid: Grid, loggers: Sequence[RunLogger]
+) -> list[dict[str, Any]]:
+    """Trains one method to its last round and returns the lines of its `rounds.jsonl`.
+
+    A method whose checkpoint is at the last round is not run again.
+    """
+    strategy = method.strategy
+    if not isinstance(strategy, ExpertStrategy):
+        from fedmoe.flower.plain import run_plain
+
+        return run_plain(method.name, strategy, preparation, folder, grid, loggers)
+    settings = preparation.settings
+    place = folder.method(MAIN if method.is_main else method.name)
+    place.path.mkdir(parents=True, exist_ok=True)
+    recorder = MethodRecorder(method.name, place, loggers)
+    start = _resume_point(place)
+    federation = Federation(
+        settings=settings,
+        population=preparation.population,
+        plan=preparation.plan(),
+        ledger=Ledger(gate_size=0, expert_size=0, num_experts=1, common_size=0),
+        recorder=recorder,
+        first_round=start.round_num + 1,
+        average=start.average,
+    )
+    strategy.bind(federation)
+    state = start.state or preparation.initial_state(strategy.pool_size(), strategy.has_gate, strategy.init)
+    strategy.bind(Federation(**(vars(federation) | {"ledger": ledger_of(strategy, preparation, state)})))
+    if start.round_num < settings.num_server_rounds:
+        strategy.start(grid, record_of(state), num_rounds=settings.num_server_rounds)
+    return read_rounds(place.rounds)
+
+
+def ledger_of(strategy: ExpertStrategy, preparation: Preparation, state: ServerState) -> Ledger:
+    """Returns the sizes that the strategy's traffic is made of."""
+    from fedmoe.moe.vectors import vector_size
+
+    return Ledger(
+        gate_size=0 if state.gate is None else int(state.gate.size),
+        expert_size=int(state.experts[0].size),
+        num_experts=len(state.experts),
+        common_size=vector_size(preparation.common.expert) if strategy.has_gate else 0,
+    )
+
+
+@dataclass(frozen=True)
+class MethodRecorder:
+    """Keeps each round of one method: first its line, then its checkpoint; a round is whole when both stand."""
+
+    name: str
+    place: MethodFolder
+    loggers: Sequence[RunLogger]
+
+    def round(self, line: Mapping[str, Any], state: ServerState, average: ServerState | None) -> None:
+        """Writes the line and the checkpoint, and tells the loggers."""
+        full = {"round": line["round"], "strategy": self.name, **line}
+        append_round(self.place.path, full)
+        arrays = dict(state.to_arrays())
+        if average is not None:
+            arrays |= {f"average/{name}": array for name, array in average.to_arrays().items()}
+        save_checkpoint(self.place.path, int(line["round"]), arrays, {"strategy": self.name})
+        for logger in self.loggers:
+            logger.round(self.name, full)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a method goes on from; round 0 and no state for a new one."""
+
+    round_num: int
+    state: ServerState | None
+    average: ServerState | None
+
+
+def _resume_point(place: MethodFolder) -> ResumePoint:
+    newest = newest_checkpoint(place.path)
+    if newest is None:
+        if place.rounds.exists():
+            truncate_rounds(place.path, 0)
+        return ResumePoint(0, None, None)
+    checkpoint = load_checkpoint(newest)
+    truncate_rounds(place.path, checkpoint.round_num)
+    own = {name: array for name, array in checkpoint.arrays.items() if not name.startswith("average/")}
+    average = {n.removeprefix("average/"): a for n, a in checkpoint.arrays.items() if n.startswith("average/")}
+    return ResumePoint(
+        checkpoint.round_num,
+        ServerState.from_arrays(own),
+        ServerState.from_arrays(average) if average else None,
+    )
+
+
+def _check_type(key: str, wanted: type, value: Any) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = number if wanted is float else isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+    if wanted in (bool, int, float, str) and not fits:
+        raise SettingsError(f"{key} must be of type {wanted.__name__}, got {value!r} ({type(value).__name__})")

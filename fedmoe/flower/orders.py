@@ -1,0 +1,209 @@
+"""Orders to the nodes, and what their replies add up to; clients are dealt over nodes, longest work first."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from numpy.typing import NDArray
+
+from fedmoe.evaluation.gathering import evaluation_record
+from fedmoe.evaluation.zero_shot import ClientResult, Serving
+from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
+from fedmoe.federation.merging import Sums, sums_of_updates
+from fedmoe.federation.placement import place
+from fedmoe.federation.state import ServerState
+from fedmoe.flower.federation import Federation
+from fedmoe.flower.roster import Roster
+from fedmoe.flower.wire import decode, encode, failure_from_json, job_to_json
+
+__all__ = [
+    "Replies",
+    "evaluate_orders",
+    "gather_evaluation",
+    "gather_rankings",
+    "gather_training",
+    "rank_orders",
+    "train_orders",
+]
+
+Orders = dict[int, tuple[tuple[int, ...], Callable[[], RecordDict]]]
+"""Node id -> (its clients, what makes the message's content)."""
+
+Cohorts = Mapping[int, Sequence[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replies:
+    """What a round's training brought back.
+
+    Attributes:
+        rows: a row a client that completed: `client_id`, `num_examples`, `weight`, `metrics`; by client id.
+        sums: the joined sums of all nodes.
+        updates: every client's update, by client id, where the strategy merges updates; else empty.
+        failures: those who did not complete.
+    """
+
+    rows: list[dict[str, Any]]
+    sums: Sums
+    updates: tuple[ClientUpdate, ...]
+    failures: list[ClientFailure]
+
+
+def rank_orders(
+    federation: Federation,
+    roster: Roster,
+    round_num: int,
+    clients: Sequence[int],
+    state: ServerState,
+    by: str,
+    aggregation: str,
+) -> Orders:
+    """Returns the ranking query for each node: the gate (or the pool, to rank by loss) and its clients."""
+    arrays = state.to_arrays()
+    wanted = {n: a for n, a in arrays.items() if (n == "gate" if by == "gate" else n.startswith("expert/"))}
+    sizes = {client: len(federation.population.shards[client]) for client in clients}
+
+    def order(cohort: Sequence[int]) -> RecordDict:
+        payload = {
+            "plan": dict(federation.plan),
+            "round": round_num,
+            "clients": list(cohort),
+            "by": by,
+            "aggregation": aggregation,
+            "num_experts": len(state.experts),
+        }
+        return encode(payload, wanted)
+
+    return _deal(roster, sizes, order)
+
+
+def train_orders(
+    federation: Federation, roster: Roster, jobs: Sequence[ClientJob], state: ServerState, merges: str
+) -> Orders:
+    """Returns the training order for each node: its clients' jobs, the gate, and the union of their experts."""
+    by_client = {job.client_id: job for job in jobs}
+    sizes = {c: len(federation.population.shards[c]) * len(job.experts) for c, job in by_client.items()}
+
+    def order(cohort: Sequence[int]) -> RecordDict:
+        work = [by_client[client] for client in cohort]
+        held = {expert_id for job in work for expert_id in job.experts}
+        arrays: dict[str, NDArray[Any]] = {f"expert/{i}": state.experts[i] for i in sorted(held)}
+        if state.gate is not None and any(job.gate for job in work):
+            arrays["gate"] = state.gate
+        payload = {
+            "plan": dict(federation.plan),
+            "jobs": [job_to_json(job) for job in work],
+            "num_experts": len(state.experts),
+            "merges": merges,
+        }
+        return encode(payload, arrays)
+
+    return _deal(roster, sizes, order)
+
+
+def evaluate_orders(
+    federation: Federation, roster: Roster, round_num: int, state: ServerState, serving: Serving, hindsight: bool
+) -> Orders:
+    """Returns the evaluation order for each node: its unseen clients, the gate and the pool."""
+    population = federation.population
+    counts = population.label_counts()[: population.num_training].sum(axis=0).astype(np.float64)
+    arrays = {name: array for name, array in state.to_arrays().items() if not name.startswith("extra/")}
+
+    def order(cohort: Sequence[int]) -> RecordDict:
+        payload = {
+            "plan": dict(federation.plan),
+            "round": round_num,
+            "clients": list(cohort),
+            "serving": vars(serving) | {"hindsight": hindsight and len(state.experts) > 1},
+            "train_prior": (counts / counts.sum()).tolist(),
+            "num_experts": len(state.experts),
+        }
+        return encode(payload, arrays)
+
+    return _deal(roster, {client: len(population.shards[client]) for client in population.unseen}, order)
+
+
+def gather_rankings(
+    round_num: int, replies: Iterable[Message], cohorts: Cohorts
+) -> tuple[dict[int, tuple[float, ...]], list[ClientFailure]]:
+    """Returns each client's ranking, and those who gave none."""
+    rankings: dict[int, tuple[float, ...]] = {}
+    answered, failures = _read(round_num, "rank", replies, cohorts)
+    for payload, _ in answered:
+        rankings |= {int(client): tuple(scores) for client, scores in payload["rankings"].items()}
+        failures += [failure_from_json(table) for table in payload["failures"]]
+    return rankings, failures
+
+
+def gather_training(round_num: int, replies: Iterable[Message], cohorts: Cohorts, merges: str, exact: bool) -> Replies:
+    """Returns what training brought back, whatever the order in which the nodes answered."""
+    answered, failures = _read(round_num, "train", replies, cohorts)
+    sums, rows, updates = Sums(exact), [], []
+    for payload, arrays in answered:
+        failures += [failure_from_json(table) for table in payload["failures"]]
+        rows += payload["rows"]
+        if merges == "updates":
+            updates += [_update(row, arrays) for row in payload["rows"]]
+        else:
+            sums.join(Sums(exact, arrays, payload["weights"]))
+    updates.sort(key=lambda update: update.client_id)
+    rows.sort(key=lambda row: int(row["client_id"]))
+    if merges == "updates":
+        sums = sums_of_updates(updates, exact)
+    return Replies(rows=rows, sums=sums, updates=tuple(updates), failures=failures)
+
+
+def gather_evaluation(
+    round_num: int, replies: Iterable[Message], cohorts: Cohorts
+) -> tuple[dict[str, Any] | None, list[ClientFailure]]:
+    """Returns the round's evaluation record (`None` when nobody could be served), and the failures."""
+    answered, failures = _read(round_num, "evaluate", replies, cohorts)
+    results: dict[int, ClientResult] = {}
+    for payload, _ in answered:
+        failures += [failure_from_json(table) for table in payload["failures"]]
+        results |= {int(client): _result(table) for client, table in payload["results"].items()}
+    return (evaluation_record(results) if results else None), failures
+
+
+def _deal(roster: Roster, sizes: Mapping[int, int], order: Callable[[Sequence[int]], RecordDict]) -> Orders:
+    cohorts = place(sizes, len(roster.node_ids))
+    pairs = zip(roster.node_ids, cohorts, strict=True)
+    return {node_id: (cohort, lambda cohort=cohort: order(cohort)) for node_id, cohort in pairs if cohort}  # type: ignore[misc]
+
+
+def _read(
+    round_num: int, stage: str, replies: Iterable[Message], cohorts: Cohorts
+) -> tuple[list[tuple[dict[str, Any], dict[str, NDArray[Any]]]], list[ClientFailure]]:
+    """Returns the nodes' answers by the lowest client served, and a failure for every client of a silent node."""
+    answered: dict[int, tuple[dict[str, Any], dict[str, NDArray[Any]]]] = {}
+    reasons: dict[int, str] = dict.fromkeys(cohorts, "the node did not answer in time")
+    for reply in replies:
+        node_id = reply.metadata.src_node_id
+        if reply.has_error():
+            reasons[node_id] = f"the node failed: {reply.error.reason}"
+        else:
+            answered[node_id] = decode(reply)
+    failures = [
+        ClientFailure(stage=stage, client_id=client, round_num=round_num, error=reasons[node_id])
+        for node_id, cohort in cohorts.items()
+        if node_id not in answered
+        for client in cohort
+    ]
+    return [answered[node_id] for node_id in sorted(answered, key=lambda n: min(cohorts[n]))], failures
+
+
+def _update(row: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> ClientUpdate:
+    prefix = f"{row['client_id']}/"
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    experts = {int(n.removeprefix("expert/")): a for n, a in own.items() if n.startswith("expert/")}
+    return ClientUpdate(gate=own.get("gate"), experts=experts, **row)
+
+
+def _result(table: Mapping[str, Any]) -> ClientResult:
+    counts = {
+        name: None if table[name] is None else np.asarray(table[name], dtype=np.int64)
+        for name in ("routed_MC", "class_count_C", "correct_MC")
+    }
+    return ClientResult(**{**table, **counts, "experts": tuple(table["experts"]), "scores": tuple(table["scores"])})

@@ -1,0 +1,150 @@
+"""What stands before the first round: data, population, common expert, embeddings; each from its cache where it can."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fedmoe.data.content_cache import PreparedData
+from fedmoe.data.contracts import LoadRequest
+from fedmoe.data.embeddings import EmbeddingTable, embedding_table
+from fedmoe.data.population import Population, build_population
+from fedmoe.data.prepared import apply_domains, prepare
+from fedmoe.errors import SettingsError
+from fedmoe.federation.state import ServerState
+from fedmoe.moe.construction import build_expert, build_gate, gate_class
+from fedmoe.moe.expert import ExpertSpec
+from fedmoe.moe.gate import GateSpec
+from fedmoe.moe.vectors import Vector, to_vector
+from fedmoe.references import load_plugin
+from fedmoe.seeding import derive_seed
+from fedmoe.settings import Settings
+from fedmoe.training.common_expert import CommonExpert, common_expert, expert_spec, forward_all
+from fedmoe.training.samples import SampleStore, channel_statistics
+
+__all__ = ["Preparation", "check_plugins", "prepare_run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What all methods of a run share.
+
+    Attributes:
+        settings: the run's.
+        data: the data set, memory-mapped, domains applied.
+        population: who holds which samples.
+        common: the common expert.
+        table: its embeddings and logits of every sample.
+        store: all of that as tensors on demand.
+        spec: what experts are built from.
+        notes: sentences that a reader of the results must know.
+    """
+
+    settings: Settings
+    data: PreparedData
+    population: Population
+    common: CommonExpert
+    table: EmbeddingTable
+    store: SampleStore
+    spec: ExpertSpec
+    notes: tuple[str, ...] = field(default=())
+
+    def plan(self) -> Mapping[str, Any]:
+        """Returns what every order carries, so that nodes open the same data."""
+        return {
+            "data": self.data.fingerprint,
+            "embeddings": self.table.key,
+            "partition": self.population.fingerprint(),
+        }
+
+    def initial_state(self, num_experts: int, has_gate: bool, init: str) -> ServerState:
+        """Returns the state before round 1; same seed, same bytes.
+
+        Args:
+            num_experts: size of the pool.
+            has_gate: whether the strategy has a gate.
+            init: `"random"`, `"common"`, or empty: as `experts.init` says.
+
+        Raises:
+            SettingsError: experts shall start from a common expert of another backbone.
+        """
+        settings, name = self.settings, self.settings.experts.model
+        if (init or settings.experts.init) == "common":
+            if self.common.backbone != name:
+                raise SettingsError(
+                    f"experts that start from the common expert must have its backbone ('{self.common.backbone}'), "
+                    f"got experts.model '{name}'; hint: init='random', or equal models"
+                )
+            experts = (to_vector(self.common.expert),) * num_experts
+        else:
+            experts = tuple(self._random_expert(i) for i in range(num_experts))
+        return ServerState(gate=self._random_gate(num_experts) if has_gate else None, experts=experts)
+
+    def _random_expert(self, expert_id: int) -> Vector:
+        seed = derive_seed(self.settings.seed, "expert", expert_id)
+        return to_vector(build_expert(self.settings.experts.model, self.spec, seed))
+
+    def _random_gate(self, num_experts: int) -> Vector:
+        gate = self.settings.gate
+        width = self.store.gate_width(gate_class(gate.name).reads)
+        spec = GateSpec(in_features=width, num_experts=num_experts, hidden=gate.hidden)
+        return to_vector(build_gate(gate.name, spec, derive_seed(self.settings.seed, "gate")))
+
+
+def check_plugins(settings: Settings) -> None:
+    """Refuses an unknown data set, partition, gate or backbone before anything is loaded.
+
+    Raises:
+        ReferenceError_: the first name that leads nowhere, with the known ones.
+    """
+    load_plugin("data set", "fedmoe.data.datasets", settings.data.name)
+    load_plugin("partition", "fedmoe.data.partitions", settings.clients.partition)
+    gate_class(settings.gate.name)
+    for model in {settings.experts.model, settings.common_expert.model or settings.experts.model}:
+        load_plugin("expert", "fedmoe.moe.experts", model)
+
+
+def prepare_run(settings: Settings, device: torch.device) -> Preparation:
+    """Returns everything that the methods of a run share; what was computed before comes from the cache.
+
+    Raises:
+        DataError: data is missing or broken.
+        SettingsError: the data cannot be dealt out as asked.
+    """
+    request = LoadRequest(
+        root=settings.data.root or None, seed=settings.seed, download_timeout=settings.data.download_timeout
+    )
+    data = prepare(settings.data.name, request, source=settings.data.source)
+    population = build_population(data.dataset, settings)
+    if len(population.domains) > 1:
+        data = apply_domains(data, population.domain_N, population.domains)
+    common = common_expert(settings, data.dataset, data.fingerprint, population.public_ids, device)
+    mean, std = channel_statistics(data.dataset.x_NCHW, population.public_ids)
+    table = embedding_table(
+        data.fingerprint,
+        common.fingerprint,
+        len(data.dataset.y_N),
+        lambda: forward_all(common.expert, data.dataset.x_NCHW, mean.to(device), std.to(device), device),
+    )
+    store = SampleStore.of(data.dataset, population, table, torch.device("cpu"))
+    return Preparation(
+        settings=settings,
+        data=data,
+        population=population,
+        common=common,
+        table=table,
+        store=store,
+        spec=expert_spec(settings, data.dataset),
+        notes=(*population.notes, *_common_notes(common)),
+    )
+
+
+def _common_notes(common: CommonExpert) -> tuple[str, ...]:
+    report = common.report
+    if report.get("asked_accuracy", 0) > 0 and not report.get("reached", True):
+        return (
+            f"The common expert was asked to reach {report['asked_accuracy']:.1%} and stopped at "
+            f"{report['held_out_accuracy']:.1%} after {report['epochs']} epochs.",
+        )
+    return ()

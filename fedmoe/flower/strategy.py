@@ -1,0 +1,290 @@
+"""The one abstract class: Flower's five strategy methods, written once, in terms of four that a strategy may override."""
+
+import time
+from abc import ABC
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedmoe.errors import RoundError
+from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.federation.assignment import Assignment, Rankings
+from fedmoe.federation.job import ClientFailure, ClientJob, Term
+from fedmoe.federation.merging import merge_sums
+from fedmoe.federation.sampling import sample_clients
+from fedmoe.federation.state import ServerState, moving_average
+from fedmoe.flower.federation import Federation
+from fedmoe.flower.orders import (
+    Replies,
+    evaluate_orders,
+    gather_evaluation,
+    gather_rankings,
+    gather_training,
+    rank_orders,
+    train_orders,
+)
+from fedmoe.flower.roster import Roster, call_roster, exchange
+from fedmoe.flower.wire import record_of, state_of
+from fedmoe.seeding import numpy_stream
+
+__all__ = ["ExpertStrategy"]
+
+
+class ExpertStrategy(Strategy, ABC):
+    """A federated strategy over a pool of experts.
+
+    Out of the box it is federated averaging of one model. A subclass says what it needs by four class attributes and
+    overrides any of `sample`, `assign`, `job`, `merge`. Arguments are the fields of a dataclass; they come from the
+    settings' table `strategy.NAME`. A whole strategy, two experts dealt out by lot and trained with FedAvg's loss:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class ByLot(ExpertStrategy):
+    ...     pool: int = 2
+    ...     def pool_size(self):
+    ...         return self.pool
+    ...     def assign(self, round_num, rankings, rng):
+    ...         return {client: (int(rng.integers(self.pool)),) for client in rankings}
+    >>> strategy = ByLot(pool=3)
+    >>> strategy.assign(1, {7: ()}, np.random.default_rng(0))
+    {7: (2,)}
+    >>> strategy.job(1, 7, (2,)).experts
+    (2,)
+
+    Attributes:
+        has_gate: whether it trains and serves with a gate.
+        ranks_by: what clients rank experts by: `"gate"`, `"loss"` (IFCA, FedEM) or `"none"`.
+        merges: what comes back: `"sums"` over a node's clients, or every client's `"updates"` (median, clustering).
+        init: where the pool starts: `"random"`, `"common"`, or `""`: as the settings' `experts.init` says.
+        federation: what it is bound to, from `bind` on.
+    """
+
+    has_gate: ClassVar[bool] = False
+    ranks_by: ClassVar[str] = "none"
+    merges: ClassVar[str] = "sums"
+    init: str = ""
+    federation: Federation
+    num_rounds: int
+
+    # ---- what a strategy may override ---------------------------------------------------------------------------
+
+    def pool_size(self) -> int:
+        """Returns M, the number of experts in the pool."""
+        return 1
+
+    def sample(self, round_num: int, clients: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
+        """Returns the clients of a round: by default `clients.per-round` of all training clients, by lot."""
+        return sample_clients(clients, self.federation.settings.clients.per_round, rng)
+
+    def ranked(self, clients: Sequence[int]) -> Sequence[int]:
+        """Returns those of a round's clients that are asked to rank the experts: by default all, if anything ranks."""
+        return clients if self.ranks_by != "none" else ()
+
+    def assign(self, round_num: int, rankings: Rankings, rng: np.random.Generator) -> Assignment:
+        """Returns who holds which experts; a client that was not ranked has an empty ranking. By default: all hold all."""
+        return {client: tuple(range(self.pool_size())) for client in rankings}
+
+    def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
+        """Returns the client's work. By default: the cross-entropy of its first expert."""
+        return ClientJob(
+            client_id=client_id,
+            round_num=round_num,
+            experts=held,
+            objective=(Term("dense"),),
+            gate=self.has_gate,
+            weighting="examples",
+        )
+
+    def merge(self, round_num: int, state: ServerState, updates: Replies) -> ServerState:
+        """Returns the next state. By default: each part is averaged over those who held it."""
+        return merge_sums(state, updates.sums)
+
+    def serving(self) -> Serving:
+        """Returns how an unseen client is served. By default: by the whole pool."""
+        return Serving(top_k=self.pool_size())
+
+    def ranking_indices(self) -> int:
+        """Returns how many expert indices a client sends in answer to the ranking query, for the ledger."""
+        return self.pool_size()
+
+    # ---- the round, written once --------------------------------------------------------------------------------
+
+    def bind(self, federation: Federation) -> None:
+        """Ties the strategy to a run."""
+        self.federation = federation
+        self.average = federation.average
+        self.roster: Roster | None = None
+        self.num_rounds = federation.settings.num_server_rounds
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Returns one message per node with work; the ranking query is sent, and answered, on the way."""
+        state = state_of(arrays)
+        if self.roster is None:
+            self.roster = call_roster(grid)
+        rng = numpy_stream(self.federation.settings.seed, "round", server_round, "server")
+        clients = tuple(self.sample(server_round, tuple(self.federation.population.training), rng))
+        asked = tuple(self.ranked(clients))
+        rankings, self.failures = self._rank(server_round, asked, state, grid)
+        lost = {failure.client_id for failure in self.failures}
+        self.clients, self.rankings = clients, rankings
+        present = {client: rankings.get(client, ()) for client in clients if client not in lost}
+        self.assignment = self.assign(server_round, present, rng)
+        self.jobs = [self.job(server_round, client, tuple(held)) for client, held in sorted(self.assignment.items())]
+        self.orders = train_orders(self.federation, self.roster, self.jobs, state, self.merges)
+        self.state = state
+        for node_id, (_, content) in self.orders.items():
+            yield Message(content=content(), dst_node_id=node_id, message_type="train", group_id=str(server_round))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Returns the merged state; failures are counted, and too many of them end the run.
+
+        Raises:
+            RoundError: fewer than `clients.min-completed` of the round's clients gave a usable update.
+        """
+        cohorts = {node_id: cohort for node_id, (cohort, _) in self.orders.items()}
+        exact = self.federation.settings.deterministic
+        gathered = gather_training(server_round, replies, cohorts, self.merges, exact)
+        self.failures = [*self.failures, *gathered.failures]
+        self.rows = gathered.rows
+        share = len(gathered.rows) / len(self.clients)
+        if share < self.federation.settings.clients.min_completed or not gathered.rows:
+            raise RoundError(
+                f"round {server_round}: at least {self.federation.settings.clients.min_completed:.0%} of the clients "
+                f"must complete (clients.min-completed), got {len(gathered.rows)} of {len(self.clients)}; "
+                f"first failure: {_first(self.failures)}"
+            )
+        self.state = self.merge(server_round, self.state, gathered)
+        examples = sum(row["num_examples"] for row in gathered.rows)
+        loss = sum(row["metrics"]["loss"] * row["num_examples"] for row in gathered.rows) / examples
+        return record_of(self.state), MetricRecord({"loss": loss, "num-examples": examples})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Returns one message per node with unseen clients to serve, in the rounds that are evaluated."""
+        settings, last = self.federation.settings, server_round == self.num_rounds
+        self.evaluation_cohorts: dict[int, tuple[int, ...]] = {}
+        if not last and server_round % settings.evaluate.every:
+            return
+        if self.roster is None:
+            self.roster = call_roster(grid)
+        orders = evaluate_orders(self.federation, self.roster, server_round, state_of(arrays), self.serving(), last)
+        self.evaluation_cohorts = {node_id: cohort for node_id, (cohort, _) in orders.items()}
+        for node_id, (_, content) in orders.items():
+            yield Message(content=content(), dst_node_id=node_id, message_type="evaluate", group_id=str(server_round))
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Returns the means over unseen clients, or `None` in rounds that are not evaluated."""
+        self.evaluation = None
+        if not self.evaluation_cohorts:
+            return None
+        self.evaluation, failures = gather_evaluation(server_round, replies, self.evaluation_cohorts)
+        self.failures = [*self.failures, *failures]
+        if self.evaluation is None:
+            raise RoundError(f"round {server_round}: no unseen client could be served; first: {_first(failures)}")
+        return MetricRecord({name: float(values["mean"]) for name, values in self.evaluation["methods"].items()})
+
+    def summary(self) -> None:
+        """Logs nothing: the run's header says it all."""
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Runs the rounds from `federation.first_round` on and returns Flower's result; each round is recorded.
+
+        Where `evaluate.ema` is above 0, the server's moving average is what gets evaluated; training goes on from the
+        last state.
+        """
+        result, arrays, self.num_rounds = Result(), initial_arrays, num_rounds
+        config = ConfigRecord()
+        for round_num in range(self.federation.first_round, num_rounds + 1):
+            started = time.perf_counter()
+            replies = grid.send_and_receive(
+                self.configure_train(round_num, arrays, train_config or config, grid), timeout=timeout
+            )
+            merged, metrics = self.aggregate_train(round_num, replies)
+            if merged is None or metrics is None:
+                raise RoundError(f"round {round_num}: aggregate_train must return arrays and metrics")
+            arrays = result.arrays = merged
+            result.train_metrics_clientapp[round_num] = metrics
+            evaluating = time.perf_counter()
+            served = self._served_state()
+            replies = grid.send_and_receive(
+                self.configure_evaluate(round_num, record_of(served), evaluate_config or config, grid),
+                timeout=timeout,
+            )
+            measured = self.aggregate_evaluate(round_num, replies)
+            if measured is not None:
+                result.evaluate_metrics_clientapp[round_num] = measured
+            if evaluate_fn is not None and (central := evaluate_fn(round_num, arrays)) is not None:
+                result.evaluate_metrics_serverapp[round_num] = central
+            now = time.perf_counter()
+            seconds = {"round": round(now - started, 4), "evaluate": round(now - evaluating, 4)}
+            line = self._line(round_num, float(metrics["loss"]), seconds)  # type: ignore[arg-type]
+            self.federation.recorder.round(line, self.state, self.average)
+        return result
+
+    def _served_state(self) -> ServerState:
+        decay = self.federation.settings.evaluate.ema
+        if decay == 0:
+            return self.state
+        self.average = self.state if self.average is None else moving_average(self.average, self.state, decay)
+        return self.average
+
+    def _rank(
+        self, round_num: int, asked: Sequence[int], state: ServerState, grid: Grid
+    ) -> tuple[dict[int, tuple[float, ...]], list[ClientFailure]]:
+        if not asked or self.roster is None:
+            return {}, []
+        orders = rank_orders(
+            self.federation, self.roster, round_num, asked, state, self.ranks_by, self.serving().aggregation
+        )
+        replies = exchange(grid, "query.rank", str(round_num), {n: content for n, (_, content) in orders.items()})
+        return gather_rankings(round_num, replies.values(), {n: cohort for n, (cohort, _) in orders.items()})
+
+    def _line(self, round_num: int, loss: float, seconds: Mapping[str, float]) -> dict[str, Any]:
+        """Returns the round's line in `rounds.jsonl`."""
+        sent = self.federation.ledger.round(self.jobs, self.rankings, self.ranking_indices(), self.ranks_by)
+        load = [0] * self.pool_size()
+        for job in self.jobs:
+            for expert_id in job.experts:
+                load[expert_id] += 1
+        return {
+            "round": round_num,
+            "clients": list(self.clients),
+            "assignment": {str(client): list(held) for client, held in sorted(self.assignment.items())},
+            "completed": len(self.rows),
+            "failures": [_plain(failure) for failure in self.failures],
+            "train": {"loss": loss, "examples": sum(row["num_examples"] for row in self.rows)},
+            "rankings": {str(c): [round(s, 6) for s in scores] for c, scores in sorted(self.rankings.items())},
+            "load": load,
+            "bytes": {"down": sent.down, "up": sent.up, "by_expert": list(sent.by_expert)},
+            "evaluate": self.evaluation,
+            "seconds": dict(seconds),
+        }
+
+
+def _first(failures: Sequence[ClientFailure]) -> str:
+    if not failures:
+        return "none was named"
+    first = failures[0]
+    return f"client {first.client_id} ({first.stage}): {first.error}"
+
+
+def _plain(failure: ClientFailure) -> dict[str, Any]:
+    return {"stage": failure.stage, "client": failure.client_id, "round": failure.round_num, "error": failure.error}

@@ -1,0 +1,87 @@
+"""Orders and reports as Flower messages: a table of arrays and one JSON text each way.
+
+A node gets each array once, however many of its clients need it; a report brings sums, metrics and failures back.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from numpy.typing import NDArray
+
+from fedmoe.federation.job import ClientFailure, ClientJob, Term
+from fedmoe.federation.state import ServerState
+
+__all__ = [
+    "decode",
+    "encode",
+    "failure_from_json",
+    "job_from_json",
+    "job_to_json",
+    "partial_state",
+    "record_of",
+    "state_of",
+]
+
+ARRAYS = "arrays"
+TEXT = "text"
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def encode(payload: Mapping[str, Any], arrays: Arrays) -> RecordDict:
+    """Returns the content of a message that carries `payload` (anything JSON can hold) and named arrays."""
+    return RecordDict(
+        {
+            ARRAYS: ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in arrays.items()}),
+            TEXT: ConfigRecord({"json": json.dumps(payload)}),
+        }
+    )
+
+
+def decode(message: Message) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Returns payload and arrays of a message that `encode` filled."""
+    payload: dict[str, Any] = json.loads(str(message.content.config_records[TEXT]["json"]))
+    return payload, {name: array.numpy() for name, array in message.content.array_records[ARRAYS].items()}
+
+
+def record_of(state: ServerState) -> ArrayRecord:
+    """Returns the state as Flower's record of arrays."""
+    return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in state.to_arrays().items()})
+
+
+def state_of(record: ArrayRecord) -> ServerState:
+    """Returns the state that `record_of` wrote."""
+    return ServerState.from_arrays({name: array.numpy() for name, array in record.items()})
+
+
+def partial_state(arrays: Arrays, num_experts: int) -> ServerState:
+    """Returns a node's view of the state: experts that were not sent are empty vectors."""
+    missing = np.zeros(0, dtype=np.float32)
+    experts = tuple(arrays.get(f"expert/{i}", missing) for i in range(num_experts))
+    return ServerState(gate=arrays.get("gate"), experts=experts)
+
+
+def job_to_json(job: ClientJob) -> dict[str, Any]:
+    """Returns the job as a table that JSON can hold.
+
+    >>> job = ClientJob(client_id=1, round_num=2, experts=(0,), objective=(Term("dense"),), gate=False)
+    >>> job_from_json(job_to_json(job)) == job
+    True
+    """
+    return asdict(job)
+
+
+def job_from_json(table: Mapping[str, Any]) -> ClientJob:
+    """Returns the job that `job_to_json` wrote."""
+    terms: Sequence[Mapping[str, Any]] = table["objective"]
+    objective = tuple(Term(term["name"], dict(term["arguments"])) for term in terms)
+    return ClientJob(**{**table, "experts": tuple(table["experts"]), "objective": objective})
+
+
+def failure_from_json(table: Mapping[str, Any]) -> ClientFailure:
+    """Returns the failure that `asdict` made a table of."""
+    return ClientFailure(**table)

@@ -1,0 +1,49 @@
+"""What an expert is: any module that maps inputs to class logits and can show the embedding on the way.
+
+Shapes: B samples, C classes, D embedding width; inputs are B x channels x height x width, normalised floats.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+__all__ = ["Expert", "ExpertSpec"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertSpec:
+    """What an expert is built from.
+
+    Attributes:
+        in_shape: channels, height, width of one input.
+        num_classes: C.
+        width: units or channels; 0: the backbone's own default.
+        norm: `"group"` or `"batch"`, for backbones that normalise.
+    """
+
+    in_shape: tuple[int, int, int]
+    num_classes: int
+    width: int = 0
+    norm: str = "group"
+
+
+class Expert(nn.Module, ABC):
+    """An expert: `head(embed(x))`. The common expert is one too; its `embed` feeds the gate.
+
+    Attributes:
+        embedding_dim: D.
+        head: the last, linear layer: embedding -> class logits.
+    """
+
+    embedding_dim: int
+    head: nn.Linear
+
+    @abstractmethod
+    def embed(self, x_BCHW: Tensor) -> Tensor:
+        """Returns embedding_BD, the input of `head`."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Returns logits_BC."""
+        logits_BC: Tensor = self.head(self.embed(x_BCHW))
+        return logits_BC

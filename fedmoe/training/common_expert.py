@@ -1,0 +1,176 @@
+"""The common expert: pretrained on the public split (or given), then frozen; kept in a cache by content."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fedmoe.data.contracts import Dataset, Ids
+from fedmoe.data.storage import home
+from fedmoe.errors import DataError
+from fedmoe.moe.construction import build_expert
+from fedmoe.moe.expert import Expert, ExpertSpec
+from fedmoe.moe.vectors import to_vector
+from fedmoe.seeding import derive_seed, torch_stream
+from fedmoe.settings import Settings
+from fedmoe.training.samples import channel_statistics
+
+__all__ = ["CommonExpert", "common_expert"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonExpert:
+    """A frozen network and where it came from.
+
+    Attributes:
+        expert: the network, in evaluation mode, without gradients.
+        backbone: name of its backbone.
+        fingerprint: sha256 of its weights and backbone.
+        report: what a reader must know: source, epochs, held-out accuracy, whether the stated accuracy was reached.
+    """
+
+    expert: Expert
+    backbone: str
+    fingerprint: str
+    report: Mapping[str, Any]
+
+
+def common_expert(
+    settings: Settings, dataset: Dataset, data_fingerprint: str, public_ids: Ids, device: torch.device
+) -> CommonExpert:
+    """Returns the common expert that the settings ask for; one that was trained before comes from the cache.
+
+    Raises:
+        DataError: a given file is missing, broken or of another shape.
+    """
+    spec = expert_spec(settings, dataset)
+    backbone = settings.common_expert.model or settings.experts.model
+    source = settings.common_expert.source
+    if source.startswith("torchvision:"):
+        raise DataError(f"common-expert.source '{source}' is not supported yet")
+    expert = build_expert(backbone, spec, derive_seed(settings.seed, "common expert"))
+    if source != "public":
+        report: dict[str, Any] = {"source": source}
+        _load(expert, Path(source).expanduser())
+    else:
+        key = _cache_key(settings, backbone, spec, data_fingerprint, public_ids)
+        file = home() / "cache" / "common" / f"{key}.safetensors"
+        if file.is_file():
+            report = _load(expert, file) | {"cached": True}
+        else:
+            report = _pretrain(expert.to(device), settings, dataset, public_ids, device) | {"cached": False}
+            _save(expert, file, report)
+    expert.eval().requires_grad_(False).to(device)
+    digest = hashlib.sha256(backbone.encode() + to_vector(expert).tobytes()).hexdigest()
+    return CommonExpert(expert=expert, backbone=backbone, fingerprint=digest, report=report)
+
+
+def expert_spec(settings: Settings, dataset: Dataset) -> ExpertSpec:
+    """Returns what experts (and the common expert) are built from for this data."""
+    channels, height, width = (int(n) for n in dataset.x_NCHW.shape[1:])
+    return ExpertSpec(
+        in_shape=(channels, height, width),
+        num_classes=len(dataset.class_names),
+        width=settings.experts.width,
+        norm=settings.experts.norm,
+    )
+
+
+def _cache_key(settings: Settings, backbone: str, spec: ExpertSpec, data: str, public_ids: Ids) -> str:
+    parts = [backbone, repr(spec), data, repr(settings.common_expert), str(settings.seed), str(settings.train.threads)]
+    digest = hashlib.sha256("\n".join(parts).encode())
+    digest.update(np.ascontiguousarray(public_ids).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _pretrain(
+    expert: Expert, settings: Settings, dataset: Dataset, public_ids: Ids, device: torch.device
+) -> dict[str, Any]:
+    """Trains in place on nine tenths of the public split; a tenth is held out to tell the accuracy."""
+    common = settings.common_expert
+    stream = torch_stream(settings.seed, "common expert", "batches")
+    order = public_ids[torch.randperm(len(public_ids), generator=stream).numpy()]
+    held_out, train_ids = order[: len(order) // 10], order[len(order) // 10 :]
+    mean, std = (t.view(-1, 1, 1).to(device) for t in channel_statistics(dataset.x_NCHW, public_ids))
+    x = torch.from_numpy(np.ascontiguousarray(dataset.x_NCHW[train_ids])).to(device)
+    y = torch.from_numpy(np.ascontiguousarray(dataset.y_N[train_ids])).to(device)
+    optimiser = torch.optim.SGD(expert.parameters(), lr=common.learning_rate, momentum=0.9, weight_decay=5e-4)
+    steps = max(1, common.epochs * -(-len(y) // common.batch_size))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    accuracy, epoch = 0.0, 0
+    for epoch in range(1, common.epochs + 1):  # noqa: B007 - reported below
+        expert.train()
+        for rows in torch.split(torch.randperm(len(y), generator=stream).to(device), common.batch_size):
+            loss = cross_entropy(expert((x[rows].float() - mean) / std), y[rows])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+        if common.accuracy > 0:
+            accuracy = _accuracy(expert, dataset, held_out, mean, std, device)
+            if accuracy >= common.accuracy:
+                break
+    accuracy = _accuracy(expert, dataset, held_out, mean, std, device)
+    return {
+        "source": "public",
+        "epochs": epoch,
+        "held_out_accuracy": accuracy,
+        "asked_accuracy": common.accuracy,
+        "reached": accuracy >= common.accuracy,
+    }
+
+
+def _accuracy(expert: Expert, dataset: Dataset, ids: Ids, mean: Tensor, std: Tensor, device: torch.device) -> float:
+    if len(ids) == 0:
+        return 0.0
+    logits = [logits for _, logits in forward_all(expert, dataset.x_NCHW[ids], mean, std, device)]
+    return float((np.concatenate(logits).argmax(axis=1) == dataset.y_N[ids]).mean())
+
+
+@torch.no_grad()
+def forward_all(
+    expert: Expert, images: NDArray[np.uint8], mean: Tensor, std: Tensor, device: torch.device, batch: int = 256
+) -> "list[tuple[NDArray[np.float32], NDArray[np.float32]]]":
+    """Returns (embeddings, logits) of the images, in chunks of `batch`, in evaluation mode."""
+    expert.eval()
+    chunks = []
+    for start in range(0, len(images), batch):
+        x = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device)
+        embedding = expert.embed((x.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))
+        chunks.append((embedding.float().cpu().numpy(), expert.head(embedding).float().cpu().numpy()))
+    return chunks
+
+
+def _save(expert: Expert, file: Path, report: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(f".{id(report)}.tmp")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in expert.state_dict().items()}
+    save_file(tensors, temporary, metadata={"report": json.dumps(dict(report))})
+    temporary.replace(file)
+
+
+def _load(expert: Expert, file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise DataError(
+            f"common-expert.source must be 'public', 'torchvision:NAME' or a .safetensors file, got '{file}'"
+        )
+    try:
+        expert.load_state_dict(load_file(file))
+        with safe_open(file, framework="pt") as opened:
+            report: dict[str, Any] = json.loads((opened.metadata() or {}).get("report", "{}"))
+    except (SafetensorError, RuntimeError) as error:
+        raise DataError(
+            f"common expert '{file}' does not fit: {str(error).splitlines()[0]}; "
+            "hint: same backbone, width, norm and classes as the settings, or remove a damaged file"
+        ) from error
+    return report

@@ -1,0 +1,108 @@
+"""FedJETs: experts and gate trained jointly, the gate on the embedding of a frozen common expert."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedmoe.errors import SettingsError
+from fedmoe.evaluation.ranking import AGGREGATIONS
+from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.federation.assignment import Assignment, Rankings, top_k
+from fedmoe.federation.job import ClientJob, Term
+from fedmoe.federation.sampling import sample_clients
+from fedmoe.flower.strategy import ExpertStrategy
+
+__all__ = ["FedJETs"]
+
+
+@dataclass
+class FedJETs(ExpertStrategy):
+    """FedJETs (arXiv 2306.08586, section 3).
+
+    Each round some anchors, which train their own expert and teach the gate to recognise their data, and some normal
+    clients, which train the K experts that the gate ranks highest for them, jointly with the gate.
+
+    The paper leaves these choices open:
+
+    Attributes:
+        aggregation: how a client's scores are aggregated over its samples: `mean-probability`, `mean-logit`, `vote`.
+        renormalise: whether a normal client's gate weights sum to 1 over its K experts, or come from the whole pool.
+        weighting: weight of a client in the averages: `uniform`, or `examples`.
+        output: what is mixed, and what the gate's gradient passes through: `probability` or `logit`.
+        anchors_mix: an anchor also trains the gate on the cross-entropy of its labels (through its one expert).
+        init: where the experts start: `random`, `common`, or empty: as `experts.init` says.
+    """
+
+    aggregation: str = "mean-probability"
+    renormalise: bool = True
+    weighting: str = "uniform"
+    output: str = "probability"
+    anchors_mix: bool = False
+    init: str = ""
+
+    has_gate: ClassVar[bool] = True
+    ranks_by: ClassVar[str] = "gate"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "aggregation": AGGREGATIONS,
+            "weighting": ("uniform", "examples"),
+            "output": ("probability", "logit"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise SettingsError(
+                    f"strategy.fedjets.{name} must be one of {', '.join(allowed)}, got '{getattr(self, name)}'"
+                )
+
+    def pool_size(self) -> int:
+        """Returns M."""
+        return self.federation.settings.experts.num
+
+    def sample(self, round_num: int, clients: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
+        """Returns `anchors-per-round` anchors and, to make up `per-round`, normal clients, both by lot."""
+        settings, population = self.federation.settings.clients, self.federation.population
+        anchors = sample_clients(sorted(population.anchors), settings.anchors_per_round, rng)
+        normal = sample_clients(population.normal, settings.per_round - settings.anchors_per_round, rng)
+        return (*anchors, *normal)
+
+    def ranked(self, clients: Sequence[int]) -> Sequence[int]:
+        """Returns the normal clients: an anchor knows its expert."""
+        return [client for client in clients if client not in self.federation.population.anchors]
+
+    def assign(self, round_num: int, rankings: Rankings, rng: np.random.Generator) -> Assignment:
+        """Returns an anchor's own expert, and a normal client's K best."""
+        anchors, k = self.federation.population.anchors, self.federation.settings.experts.top_k
+        return {
+            client: (anchors[client],) if client in anchors else top_k(scores, k, rng)
+            for client, scores in rankings.items()
+        }
+
+    def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
+        """Returns an anchor's two separate losses, or a normal client's joint loss."""
+        mixture = Term("mixture", {"output": self.output, "renormalise": self.renormalise})
+        if client_id not in self.federation.population.anchors:
+            objective: tuple[Term, ...] = (mixture,)
+        elif self.anchors_mix:
+            objective = (Term("anchor"), Term("mixture", {"output": self.output, "renormalise": False}))
+        else:
+            objective = (Term("anchor"),)
+        return ClientJob(
+            client_id=client_id,
+            round_num=round_num,
+            experts=held,
+            objective=objective,
+            gate=True,
+            weighting=self.weighting,
+        )
+
+    def serving(self) -> Serving:
+        """Returns: the gate's K best experts for the client, the best of those for each sample."""
+        k = self.federation.settings.experts.top_k
+        return Serving(top_k=k, aggregation=self.aggregation, output=self.output)
+
+    def ranking_indices(self) -> int:
+        """Returns K: a client answers with the indices of its K best experts."""
+        return self.federation.settings.experts.top_k
