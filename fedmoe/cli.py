@@ -23,7 +23,7 @@ def about() -> None:
 def run(
     simulation: Annotated[Path, typer.Argument(help="folder of a Flower app, such as simulations/quickstart")],
     run_config: Annotated[
-        list[str] | None, typer.Option("--run-config", "-c", help="as flwr run: \"key=value ...\" or a TOML file")
+        list[str] | None, typer.Option("--run-config", "-c", help='as flwr run: "key=value ..." or a TOML file')
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="run folder to go on with")] = None,
     nodes: Annotated[int, typer.Option(min=1, help="SuperNodes, one after another in this process")] = 1,

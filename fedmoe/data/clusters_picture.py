@@ -23,8 +23,8 @@ def draw(recipe: Recipe, num: int, stream: np.random.Generator) -> NDArray[np.ui
     figure, filling = _figure(recipe, num, stream)
     ground = _ground(recipe, num, stream)
     pixels = np.empty((num, 3, SIZE, SIZE), dtype=np.float32)
-    ground_colour = _colours(recipe.background_hue, recipe.background_value, num, stream, spread=0.05)
-    figure_colour = _colours(recipe.hue, 0.8, num, stream, spread=0.035)
+    ground_colour = _colours(recipe.background_hue, recipe.background_value, num, stream, spread=0.1)
+    figure_colour = _colours(recipe.hue, 0.8, num, stream, spread=0.05)
     cover, cover_colour = _cover(num, stream)
     light = _light(num, stream)
     for channel in range(3):
@@ -33,9 +33,10 @@ def draw(recipe: Recipe, num: int, stream: np.random.Generator) -> NDArray[np.ui
         mixed = behind + figure * (before - behind)
         pixels[:, channel] = (mixed + cover * (cover_colour[channel] - mixed)) * light
     pixels *= 255.0
-    strength = _uniform(stream, num, 4.0, 16.0)
+    strength = _uniform(stream, num, 4.0, 18.0)
     pixels += strength[..., None] * _noise(pixels.shape, stream)
-    return np.rint(pixels.clip(0.0, 255.0)).astype(np.uint8)
+    result: NDArray[np.uint8] = np.rint(pixels.clip(0.0, 255.0)).astype(np.uint8)
+    return result
 
 
 def _uniform(stream: np.random.Generator, num: int, low: float, high: float) -> Floats:
@@ -45,7 +46,7 @@ def _uniform(stream: np.random.Generator, num: int, low: float, high: float) -> 
 
 def _grid() -> tuple[Floats, Floats]:
     """Returns the pixels' places, x and y in [-1, 1]."""
-    line = ((np.arange(SIZE) + 0.5) * (2 / SIZE) - 1).astype(np.float32)
+    line: Floats = ((np.arange(SIZE) + 0.5) * (2 / SIZE) - 1).astype(np.float32)
     return line[None, None, :], line[None, :, None]
 
 
@@ -59,7 +60,7 @@ def _wave(phase: Floats) -> Floats:
 def _turned(x: Floats, y: Floats, turns: Floats) -> tuple[Floats, Floats]:
     """Returns the places as seen by something turned by `turns`; the wave's direction is made one long again."""
     cosine, sine = _wave(turns + np.float32(0.25)), _wave(turns)
-    length = np.sqrt(cosine * cosine + sine * sine)
+    length: Floats = np.sqrt(cosine * cosine + sine * sine)
     cosine, sine = cosine / length, sine / length
     return cosine * x + sine * y, cosine * y - sine * x
 
@@ -74,7 +75,7 @@ def _figure(recipe: Recipe, num: int, stream: np.random.Generator) -> tuple[Floa
     x, y = x / size, y / (size * np.float32(recipe.aspect) * _uniform(stream, num, 0.9, 1.1))
     radius = np.sqrt(x * x + y * y) + np.float32(1e-6)
     outline = 1 - np.float32(recipe.depth) * (1 + _cosine_of_multiple(x / radius, recipe.folds)) / 2
-    inside = ((outline - radius) * size * np.float32(SIZE / 2) + np.float32(0.5)).clip(0.0, 1.0)
+    inside: Floats = ((outline - radius) * size * np.float32(SIZE / 2) + np.float32(0.5)).clip(0.0, 1.0)
     u, _ = _turned(x, y, np.full((1, 1, 1), recipe.slant, dtype=np.float32))
     stripes = _wave(u * np.float32(recipe.pitch / 2) + _uniform(stream, num, 0.0, 1.0))
     return inside, 0.8 + _uniform(stream, num, 0.12, 0.3) * stripes
@@ -96,21 +97,27 @@ def _ground(recipe: Recipe, num: int, stream: np.random.Generator) -> Floats:
     pitch = np.float32(recipe.background_pitch / 2) * _uniform(stream, num, 0.85, 1.15)
     slant = np.float32(recipe.background_slant) + _uniform(stream, num, -0.03, 0.03)
     u, v = _turned(x * pitch, y * pitch, slant)
-    texture = {
-        "bars": lambda: _wave(u),
-        "checks": lambda: _wave(u) * _wave(v) * 1.5,
-        "rings": lambda: _wave(np.sqrt(u * u + v * v)),
-        "waves": lambda: _wave(u + 0.35 * _wave(v)),
-        "plain": lambda: 0.5 * _wave(0.2 * u),
-    }[recipe.background]()
-    return 0.8 + _uniform(stream, num, 0.1, 0.25) * texture
+    return 0.8 + _uniform(stream, num, 0.1, 0.25) * _texture(recipe.background, u, v)
+
+
+def _texture(background: str, u: Floats, v: Floats) -> Floats:
+    """Returns a texture in about [-1, 1] that has period 1 along `u`."""
+    if background == "bars":
+        return _wave(u)
+    if background == "checks":
+        return 1.5 * _wave(u) * _wave(v)
+    if background == "rings":
+        return _wave(np.sqrt(u * u + v * v))
+    if background == "waves":
+        return _wave(u + 0.35 * _wave(v))
+    return 0.5 * _wave(0.2 * u)
 
 
 def _colours(hue: float, value: float, num: int, stream: np.random.Generator, *, spread: float) -> tuple[Floats, ...]:
     """Returns red, green and blue in [0, 1] of `num` shades about a hue (in turns) and a brightness."""
     hues = np.float32(hue) + _uniform(stream, num, -spread, spread)
-    values = np.float32(value) * _uniform(stream, num, 0.75, 1.25)
-    saturation = _uniform(stream, num, 0.45, 0.95)
+    values = np.float32(value) * _uniform(stream, num, 0.6, 1.35)
+    saturation = _uniform(stream, num, 0.2, 0.9)
     channels = []
     for offset in (0.0, 2 / 3, 1 / 3):
         place = hues + np.float32(offset)

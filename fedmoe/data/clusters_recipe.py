@@ -26,7 +26,7 @@ class Recipe:
         background_slant: direction of its lines, in turns.
         hue: hue of the figure, in turns.
         folds: the outline's n-fold symmetry.
-        depth: how far its arms stand out, as a share of the radius; below 0 the arms are sharp.
+        depth: how far its arms stand out, as a share of the radius.
         aspect: the figure's height for its width.
         pitch: periods of the filling across the figure.
         slant: direction of the filling's lines in the figure, in turns.

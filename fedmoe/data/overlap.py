@@ -18,9 +18,9 @@ def check_disjoint(
     Unseen clients may share test samples with each other. Costs one pass over the ids.
 
     Args:
-        public_ids: samples of the public split.
-        training: samples of each training client, anchors among them.
-        unseen: samples of each unseen client.
+        public_ids: the public split.
+        training: each training client's samples, anchors among them.
+        unseen: each unseen client's.
         num_train: ids below it are the training pool.
         num_all: samples of the whole data set.
 

@@ -33,8 +33,7 @@ def split(
 ) -> tuple[Ids, ...]:
     """Returns the sample ids of the first `num_parts` parts, each sorted: `ids` as the partitioner splits them.
 
-    The partitioners take a label's samples in the order of the table, so the table is shuffled first; their own
-    shuffle, which goes over Python lists, is not needed then. About 1.5 ms a part.
+    The partitioners take a label's samples in the order of the table, so the table is shuffled first. 1.5 ms a part.
 
     Args:
         partitioner: of flwr-datasets, without a data set yet.

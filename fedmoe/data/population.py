@@ -121,8 +121,9 @@ def build_population(dataset: Dataset, settings: Settings) -> Population:
     anchors = _anchors(settings, pool, group_N, dataset.y_N, len(domains) if by_domain else num_classes, seed)
     rest = np.setdiff1d(pool, np.concatenate(anchors), assume_unique=True) if anchors else pool
     shares = _deal(dataset, settings, rest, groups, domain_N if by_domain else None, derive_seed(seed, "partition"))
-    training = _capped((*anchors, *shares.train), dataset.y_N, clients.samples, seed)
-    check_disjoint(public, training, shares.unseen, dataset.num_train, len(dataset.y_N))
+    everyone = (*anchors, *shares.train)
+    check_disjoint(public, everyone, shares.unseen, num_train=dataset.num_train, num_all=len(dataset.y_N))
+    training = _capped(everyone, dataset.y_N, clients.samples, seed)
     return Population(
         shards=(*training, *(np.sort(share) for share in shares.unseen)),
         num_training=len(training),
@@ -151,9 +152,9 @@ def _public_split(dataset: Dataset, settings: Settings, seed: int) -> tuple[Ids,
             f"data.public-samples must leave a sample for each of the {num} training clients (clients.num): at most "
             f"{max(0, dataset.num_train - num)} of {dataset.name}'s {dataset.num_train} training samples, got {size}"
         )
-    everyone = np.arange(dataset.num_train)
-    public = choose_stratified(everyone, dataset.y_N, size, numpy_stream(seed, "public"))
-    return public, np.setdiff1d(everyone, public, assume_unique=True)
+    whole = np.arange(dataset.num_train)
+    public = choose_stratified(whole, dataset.y_N, size, numpy_stream(seed, "public"))
+    return public, np.setdiff1d(whole, public, assume_unique=True)
 
 
 def _anchors(

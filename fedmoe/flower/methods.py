@@ -53,8 +53,10 @@ def methods_of(settings: Settings) -> list[Method]:
     names = [method.name for method in methods]
     for name in names:
         if names.count(name) > 1:
-            raise SettingsError(f"each method must be there once, got '{name}' {names.count(name)} times: see "
-                                "strategy.name and evaluate.baselines")
+            raise SettingsError(
+                f"each method must be there once, got '{name}' {names.count(name)} times: see "
+                "strategy.name and evaluate.baselines"
+            )
     known = {method.name for method in methods}
     for table in settings.strategy.arguments:
         if table not in known:
@@ -79,7 +81,9 @@ def build_strategy(reference: str, settings: Settings) -> Strategy:
     """
     make = load_plugin("strategy", "strategies", reference)
     if not (isinstance(make, type) and issubclass(make, Strategy)):
-        raise SettingsError(f"strategy '{reference}' must be a subclass of flwr.serverapp.strategy.Strategy, got {make!r}")
+        raise SettingsError(
+            f"strategy '{reference}' must be a subclass of flwr.serverapp.strategy.Strategy, got {make!r}"
+        )
     arguments = settings.strategy.arguments.get(short_name(reference), {})
     if is_dataclass(make):
         known = {item.name: item for item in fields(make)}

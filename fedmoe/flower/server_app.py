@@ -55,11 +55,15 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
         folder = create_run_folder(output, settings.simulation, methods[0].name, settings.seed)
         folder.write_settings(settings)
     folder.write_partition(partition_table(preparation))
-    header = header_table(preparation, [m.name for m in methods], str(folder.path), ", ".join(sorted(set(roster.devices))))
+    header = header_table(
+        preparation, [m.name for m in methods], str(folder.path), ", ".join(sorted(set(roster.devices)))
+    )
     hint = idle_gpu_hint(len(roster.node_ids), list(roster.devices))
     header["notes"] += [hint] if hint else []
     facts = {"data_fingerprint": preparation.data.fingerprint, "partition_hash": header["partition"]["hash"]}
-    folder.write_environment(describe_environment(facts | {"nodes": len(roster.node_ids), "devices": list(roster.devices)}))
+    folder.write_environment(
+        describe_environment(facts | {"nodes": len(roster.node_ids), "devices": list(roster.devices)})
+    )
     loggers: list[RunLogger] = [ConsoleLogger(), TensorBoardLogger(folder.path)]
     for logger in loggers:
         logger.start(header)

@@ -149,7 +149,9 @@ def draw_bytes(record: RunRecord) -> Picture:
         for method, told in sent.items():
             values = [value / unit for value in told.values()]
             left.plot(list(told), values, color=colours[method], label=record.title(method))
-            points = [(told[number] / unit, mean) for number, mean in _means(record, method, "zero_shot")]
+            points = [
+                (told[number] / unit, mean) for number, mean in _means(record, method, "zero_shot") if number in told
+            ]
             if points:
                 style: dict[str, Any] = {"marker": "o", "markersize": 3, "color": colours[method]}
                 right.plot(*zip(*points, strict=True), **style)

@@ -53,7 +53,8 @@ GALLERY = (
         draw_assignment,
         """Left: of the rounds in which a training client took part, the share in which it held each expert; clients
         with the same leading expert stand side by side. Right: the experts that each unseen client got in the last
-        evaluation. Look for steps: they mean that the ranking has settled.""",
+        evaluation. Look for steps: they mean that
+        the ranking has settled.""",
     ),
     Exhibit(
         "How sure the gate is",
@@ -76,7 +77,7 @@ GALLERY = (
     Exhibit(
         "Who holds which labels",
         draw_partition,
-        """Samples of each class on each client; darker is more (on a square-root scale), white is none. Look at how
-        unlike the columns are: this decides which method can win.""",
+        """Samples of each class on each client; darker is more (on a square-root scale), white is none. Lines part
+        anchors, normal and unseen clients. Look at how unlike the columns are: this decides which method can win.""",
     ),
 )

@@ -6,7 +6,7 @@ from html import escape
 
 from fedmoe.recording.plots import Picture, svg
 
-__all__ = ["box", "details", "figure_html", "page", "table", "tiles"]
+__all__ = ["box", "details", "figure_html", "page", "table", "tiles", "words"]
 
 STYLE = """
 :root { color-scheme: light; --ink: #1d1d1f; --soft: #5d6168; --line: #e3e5e8; --accent: #0072b2; }
@@ -19,15 +19,16 @@ h2 { font-size: 21px; margin: 52px 0 4px; padding-top: 18px; border-top: 1px sol
 .under { color: var(--soft); margin: 0 0 26px; }
 .headline { font-size: 21px; line-height: 1.4; font-weight: 600; margin: 0 0 8px; }
 .answer { border-left: 4px solid var(--accent); padding: 2px 0 2px 20px; margin: 0 0 24px; }
+.answer p { margin: 0 0 8px; }
 .answer p:last-child { margin: 0; }
 .box { border-radius: 8px; padding: 14px 18px; margin: 0 0 20px; border: 2px solid; }
 .box p { margin: 0; }
 .loud { background: #fff2c9; border-color: #e69f00; font-size: 18px; font-weight: 600; }
 .warn { background: #fdf1ec; border-color: #e7b49a; }
 .note { background: #f4f6f8; border-color: #e3e5e8; }
-.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 0 0 8px; }
-.tile { flex: 1 1 150px; border: 1px solid var(--line); border-radius: 8px; padding: 12px 16px; }
-.tile b { display: block; font-size: 25px; line-height: 1.25; font-variant-numeric: tabular-nums; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(134px, 1fr)); gap: 12px; margin: 0 0 20px; }
+.tile { border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px; }
+.tile b { display: block; white-space: nowrap; font-size: 24px; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: 14px; line-height: 1.35; display: block; }
 table { border-collapse: collapse; width: 100%; font-size: 15px; margin: 10px 0; }
 th { text-align: left; color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); padding: 6px 10px; }
@@ -46,12 +47,17 @@ code { font: 14px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overf
 """
 
 
+def words(text: str) -> str:
+    """Returns plain text as HTML; a number and its per cent sign stay on one line."""
+    return escape(text).replace(" %", "\u00a0%")
+
+
 def page(title: str, parts: Iterable[str]) -> str:
     """Returns the whole page from its parts, which are HTML already."""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{words(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in parts if part)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -59,14 +65,14 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 def box(kind: str, texts: Sequence[str]) -> str:
     """Returns a box of the kind `loud`, `warn` or `note` with a paragraph a text; nothing when there is no text."""
-    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in texts)
+    paragraphs = "".join(f"<p>{words(text)}</p>" for text in texts)
     return f'<div class="box {kind}">{paragraphs}</div>' if texts else ""
 
 
 def tiles(figures: Sequence[tuple[str, str]]) -> str:
-    """Returns a row of (number, what it is)."""
+    """Returns a row of tiles from (number, what it is)."""
     cells = "".join(
-        f'<div class="tile"><b>{escape(number)}</b><span>{escape(words)}</span></div>' for number, words in figures
+        f'<div class="tile"><b>{words(number)}</b><span>{words(what)}</span></div>' for number, what in figures
     )
     return f'<div class="tiles">{cells}</div>'
 
@@ -76,9 +82,9 @@ def table(header: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], text
 
     def line(cells: Sequence[str], tag: str) -> str:
         number = [' class="num"' if place >= text_columns else "" for place in range(len(cells))]
-        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(number, cells, strict=True))
+        return "".join(f"<{tag}{kind}>{words(cell)}</{tag}>" for kind, cell in zip(number, cells, strict=True))
 
-    body = "\n".join(f'<tr class="{escape(kind)}">{line(cells, "td")}</tr>' for kind, cells in rows)
+    body = "\n".join(f'<tr class="{words(kind)}">{line(cells, "td")}</tr>' for kind, cells in rows)
     return f"<table>\n<thead><tr>{line(header, 'th')}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
@@ -87,17 +93,17 @@ def figure_html(title: str, picture: Picture, caption: str) -> str:
 
     The SVG stands in an `img`: inline, the ids inside one picture would clash with those of the next.
     """
-    heading = f"<h2>{escape(title)}</h2>"
+    heading = f"<h2>{words(title)}</h2>"
     if isinstance(picture, str):
-        return f'{heading}\n<p class="missing">{escape(picture)}</p>'
+        return f'{heading}\n<p class="missing">{words(picture)}</p>'
     source = base64.b64encode(svg(picture)).decode()
     return (
-        f'{heading}\n<figure><img alt="{escape(title)}" src="data:image/svg+xml;base64,{source}">'
-        f"<figcaption>{escape(' '.join(caption.split()))}</figcaption></figure>"
+        f'{heading}\n<figure><img alt="{words(title)}" src="data:image/svg+xml;base64,{source}">'
+        f"<figcaption>{words(' '.join(caption.split()))}</figcaption></figure>"
     )
 
 
 def details(title: str, rows: Sequence[tuple[str, str]]) -> str:
     """Returns a folded table of (name, value)."""
-    body = "\n".join(f"<tr><td>{escape(name)}</td><td><code>{escape(value)}</code></td></tr>" for name, value in rows)
-    return f"<details><summary>{escape(title)}</summary>\n<table><tbody>\n{body}\n</tbody></table></details>"
+    body = "\n".join(f"<tr><td>{words(name)}</td><td><code>{words(value)}</code></td></tr>" for name, value in rows)
+    return f"<details><summary>{words(title)}</summary>\n<table><tbody>\n{body}\n</tbody></table></details>"

@@ -1,13 +1,12 @@
 """`report.html`: the run on one page, for a colleague who has seen none of it."""
 
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from fedmoe.recording.atomic import write_atomic
 from fedmoe.recording.gallery import GALLERY
-from fedmoe.recording.page import box, details, figure_html, page, table, tiles
+from fedmoe.recording.page import box, details, figure_html, page, table, tiles, words
 from fedmoe.recording.run_record import RunRecord, dead_experts, read_run
 from fedmoe.recording.verdict import verdict
 from fedmoe.recording.wording import bytes_text, notes_of, percent, stand_in_warning, variant_title
@@ -28,14 +27,15 @@ def write_report(run: Path) -> Path:
 
 
 def _parts(record: RunRecord) -> Iterator[str]:
-    headline, sentences = verdict(record)
+    headline, grounds, remarks = verdict(record)
     # A killed run has no summary; its environment may name the data all the same.
     warning = stand_in_warning(record.summary) or stand_in_warning(record.environment)
-    yield f"<h1>{escape(_title(record))}</h1>\n<p class='under'>{escape(_subtitle(record))}</p>"
+    yield f"<h1>{words(_title(record))}</h1>\n<p class='under'>{words(_subtitle(record))}</p>"
     yield box("loud", [warning] if warning else [])
     yield box("warn", _not_over(record))
-    grounds = f"<p>{escape(' '.join(sentences))}</p>" if sentences else ""
-    yield f'<div class="answer"><p class="headline">{escape(headline)}</p>{grounds}</div>'
+    paragraphs = [("", grounds), ("under", remarks)]
+    answer = "".join(f'<p class="{kind}">{words(" ".join(told))}</p>' for kind, told in paragraphs if told)
+    yield f'<div class="answer"><p class="headline">{words(headline)}</p>{answer}</div>'
     yield tiles(_tiles(record))
     yield box("warn", _dead(record))
     yield box("note", notes_of(record.summary))
@@ -47,7 +47,7 @@ def _parts(record: RunRecord) -> Iterator[str]:
     yield details("Settings", [(key, str(value)) for key, value in record.settings.items()])
     yield details("Environment", list(_flat(record.environment)))
     yield details("Data and partition", list(_flat({k: record.summary.get(k) or {} for k in ("dataset", "partition")})))
-    yield f"<p class='under'>Run folder: <code>{escape(str(record.path))}</code></p>"
+    yield f"<p class='under'>Run folder: <code>{words(str(record.path))}</code></p>"
 
 
 def _title(record: RunRecord) -> str:
@@ -136,7 +136,7 @@ def _failures(record: RunRecord) -> str:
         return "<h2>Failures</h2><p>No client's work failed.</p>"
     shown = table(["method", *keys], rows[:50], 5)
     more = f"<p>{len(rows) - 50} more stand in rounds.jsonl.</p>" if len(rows) > 50 else ""
-    return f"<h2>Failures</h2><p>{len(rows)} client jobs failed; their updates were left out.</p>{shown}{more}"
+    return f"<h2>Failures</h2><p>Client jobs that failed, their updates left out: {len(rows)}.</p>{shown}{more}"
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

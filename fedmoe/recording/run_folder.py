@@ -20,7 +20,15 @@ from fedmoe.recording.atomic import explain_disk, write_atomic
 from fedmoe.recording.plain import json_text, to_plain
 from fedmoe.settings import Settings, from_flat, to_flat
 
-__all__ = ["MAIN", "MethodFolder", "RunFolder", "check_same_settings", "create_run_folder", "open_run_folder"]
+__all__ = [
+    "MAIN",
+    "MethodFolder",
+    "RunFolder",
+    "check_same_settings",
+    "create_run_folder",
+    "folder_name",
+    "open_run_folder",
+]
 
 MAIN = "main"
 """The name of the main method in `RunFolder.method`."""
@@ -61,7 +69,7 @@ class RunFolder:
 
     def method(self, name: str = MAIN) -> MethodFolder:
         """Returns the folder of a method: the run folder itself for `MAIN`, else that baseline's own."""
-        return MethodFolder(self.path if name == MAIN else self.path / "baselines" / _slug(name))
+        return MethodFolder(self.path if name == MAIN else self.path / "baselines" / folder_name(name))
 
     def baselines(self) -> list[str]:
         """Returns the names of the baselines that have left something here, in alphabetical order."""
@@ -150,7 +158,7 @@ def create_run_folder(output_dir: Path, simulation: str, strategy: str, seed: in
         RunFolderError: the folder cannot be made.
     """
     moment = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    name = f"{_slug(simulation) or 'run'}-{_slug(strategy)}-s{seed}-{moment}"
+    name = f"{folder_name(simulation) or 'run'}-{folder_name(strategy)}-s{seed}-{moment}"
     parent = output_dir.expanduser().absolute()
     for attempt in count(1):
         path = parent / (name if attempt == 1 else f"{name}-{attempt}")
@@ -205,10 +213,10 @@ def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _slug(name: str) -> str:
+def folder_name(name: str) -> str:
     """Returns a strategy's or simulation's name as one folder's name: of `"/path/file.py:Class"`, `"Class"`.
 
-    >>> _slug("/path/to/mine.py:My Method")
+    >>> folder_name("/path/to/mine.py:My Method")
     'My-Method'
     """
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name.rsplit(":", 1)[-1]).strip("-.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmoe.recording.rounds import read_rounds
-from fedmoe.recording.run_folder import MAIN, open_run_folder
+from fedmoe.recording.run_folder import MAIN, folder_name, open_run_folder
 from fedmoe.recording.wording import method_title
 from fedmoe.settings import to_flat
 
@@ -81,9 +81,11 @@ def read_run(path: Path) -> RunRecord:
     summary = folder.read_json("summary.json") or {}
     main = str(summary.get("strategy") or settings["strategy.name"])
     rounds = {main: read_rounds(folder.method(MAIN).rounds, torn_ok=True)}
-    for name in folder.baselines():
-        known = name if name != main else f"{name} (baseline)"
-        rounds[known] = read_rounds(folder.method(name).rounds, torn_ok=True)
+    # Folders have short names, the summary and settings have those that the person wrote.
+    written = {folder_name(name): name.strip() for name in str(settings["evaluate.baselines"]).split(",")}
+    for short in folder.baselines():
+        name = written.get(short, short)
+        rounds[f"{name} (baseline)" if name == main else name] = read_rounds(folder.method(short).rounds, torn_ok=True)
     return RunRecord(
         path=folder.path,
         main=main,

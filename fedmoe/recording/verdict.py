@@ -9,23 +9,28 @@ TIE = 1.0
 """Points of accuracy below which two figures of one run are called a tie: another seed may well turn them round."""
 
 PLAIN, CORRECTED = ("zero_shot", "plain"), ("zero_shot_em", "em")
+FAIR = {
+    "zero_shot": "", "plain": "", "zero_shot_em": " with prior correction", "em": " with prior correction",
+    "mixture": " by its mixture", "mixture_em": " by its mixture with prior correction",
+}  # fmt: skip
 OUTCOMES = {1: "wins", 0: "ties for the first place", -1: "does not win"}
 
 Means = dict[str, float]
 
 
-def verdict(record: RunRecord) -> tuple[str, list[str]]:
-    """Returns a headline and the sentences that give its grounds."""
+def verdict(record: RunRecord) -> tuple[str, list[str], list[str]]:
+    """Returns a headline, the sentences that give its grounds, and sentences on how to take them."""
     figures = record.figures()
     plain, corrected = (_means(figures, variants) for variants in (PLAIN, CORRECTED))
     main = record.title(record.main)
     if record.main not in plain:
-        return f"{main} has not been tested on unseen clients yet.", []
+        return f"{main} has not been tested on unseen clients yet.", [], []
     if len(plain) == 1:
-        return f"{main} reaches {percent(plain[record.main])} on clients that it never saw.", [
-            "Nothing else was tested on the same clients, so there is nothing to compare it with.",
-            *_about_main(record, figures),
-        ]
+        return (
+            f"{main} reaches {percent(plain[record.main])} on clients that it never saw.",
+            ["Nothing else was tested on the same clients, so there is nothing to compare it with."],
+            _about_main(record, figures),
+        )
     sentences = [_comparison(record, "Without prior correction", plain)]
     headline = f"{main} {OUTCOMES[_outcome(plain, record.main)]} without prior correction"
     if record.main in corrected and len(corrected) > 1:
@@ -36,8 +41,8 @@ def verdict(record: RunRecord) -> tuple[str, list[str]]:
             if same
             else f"{headline}, and {OUTCOMES[_outcome(corrected, record.main)]} with it"
         )
-        sentences.append(_overall(record, plain, corrected))
-    return headline + ".", [*sentences, *_about_main(record, figures)]
+        sentences.append(_overall(record, figures))
+    return headline + ".", sentences, _about_main(record, figures)
 
 
 def compare(mine: float, other: float) -> int:
@@ -80,21 +85,27 @@ def _comparison(record: RunRecord, words: str, means: Means) -> str:
     return f"{words}, {who} {percent(mine)} of an unseen client's samples correctly: {listing}."
 
 
-def _overall(record: RunRecord, plain: Means, corrected: Means) -> str:
-    """Returns the comparison over both kinds: the ranking sees the unlabelled inputs too, so correcting is fair."""
-    entries = {(method, ""): mean for method, mean in plain.items()}
-    entries |= {(method, " with prior correction"): mean for method, mean in corrected.items()}
+def _overall(record: RunRecord, figures: Figures) -> str:
+    """Returns the comparison over all ways to predict: the ranking sees the unlabelled inputs too, so all are fair."""
+    entries = {
+        (method, variant): mean
+        for method, variants in figures.items()
+        for variant, told in variants.items()
+        if variant in FAIR and (mean := told.get("mean")) is not None
+    }
     (leader, how), top = max(entries.items(), key=lambda entry: entry[1])
-    best = {method: max(mean for (name, _), mean in entries.items() if name == method) for method in plain}
+    best: Means = {}
+    for (method, _), mean in entries.items():
+        best[method] = max(mean, best.get(method, 0.0))
     title = "the common expert" if leader == "common expert" else record.title(leader)
-    sentence = f"Over all, the highest figure is that of {title}{how}, {percent(top)}"
+    sentence = f"Over all, the highest figure is that of {title}{FAIR[how]}, {percent(top)}"
     outcome, mine = _outcome(best, record.main), record.title(record.main)
     if leader != record.main:
         below = round(100 * (top - best[record.main]), 1)
         sentence += f"; {mine} at its best " + (f"is {below:.1f} points below" if outcome < 0 else "ties with it")
     elif outcome == 0:
         sentence += ", a tie with the best of the others"
-    return sentence + ". Both kinds are fair: ranking and correction see the same unlabelled inputs."
+    return sentence + ". All of these are fair: ranking and correction see the same unlabelled inputs."
 
 
 def _about_main(record: RunRecord, figures: Figures) -> list[str]:

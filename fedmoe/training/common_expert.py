@@ -145,7 +145,7 @@ def forward_all(
     expert.eval()
     chunks = []
     for start in range(0, len(images), batch):
-        x = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device)
+        x = torch.from_numpy(np.array(images[start : start + batch])).to(device)  # a copy: the mapped file is read-only
         embedding = expert.embed((x.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))
         chunks.append((embedding.float().cpu().numpy(), expert.head(embedding).float().cpu().numpy()))
     return chunks

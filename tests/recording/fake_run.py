@@ -84,7 +84,7 @@ def fake_round(
 def fake_rounds(
     strategy: str = "fedjets", num_rounds: int = 40, num_experts: int = 5, every: int = 5, dead: int | None = None
 ) -> list[dict[str, Any]]:
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng([7, len(strategy)])
     return [fake_round(rng, strategy, r, num_rounds, num_experts, every, dead) for r in range(1, num_rounds + 1)]
 
 

@@ -34,7 +34,7 @@ def natural(deal: Deal) -> Shares:
         raise SettingsError(
             f"each client needs an owner of its own: {deal.num_unseen} unseen and {deal.num_clients} normal training "
             f"clients, got {len(tested)} owners in the test pool and, beside the unseen clients', {len(left)} in the "
-            f"training pool; hint: clients.unseen at most {len(tested)}, fewer clients.num"
+            f"training pool; hint: clients.unseen at most {len(tested)}, or fewer clients.num"
         )
     notes = ["natural: an unseen client is an owner that no normal training client is, with its test samples"]
     if len(left) > deal.num_clients:

@@ -3,6 +3,7 @@
 from fedmoe.data.contracts import Deal, Shares
 from fedmoe.data.novelty import unseen_with_novel_labels
 from fedmoe.data.partitioner import partitioner_seed, split
+from fedmoe.errors import SettingsError
 
 __all__ = ["shards"]
 
@@ -18,6 +19,12 @@ def shards(deal: Deal) -> Shares:
     """
     from flwr_datasets.partitioner import ShardPartitioner
 
+    wanted = deal.num_clients * deal.shards_per_client
+    hint = "a smaller clients.num, clients.shards-per-client or data.public-samples"
+    if len(deal.train_ids) < wanted:  # the partitioner would divide by zero
+        raise SettingsError(
+            f"every shard must get a sample, got {len(deal.train_ids)} for {wanted} shards; hint: {hint}"
+        )
     partitioner = ShardPartitioner(
         num_partitions=deal.num_clients,
         partition_by="label",
@@ -25,7 +32,6 @@ def shards(deal: Deal) -> Shares:
         shuffle=False,
         seed=partitioner_seed(deal),
     )
-    hint = "fewer clients.num, a smaller clients.shards-per-client or a smaller data.public-samples"
     train = split(partitioner, deal.num_clients, deal.train_ids, {"label": deal.labels_N}, seed=deal.seed, hint=hint)
     size = max(1, min(deal.shards_per_client, deal.num_classes - 1))
     hint = (
