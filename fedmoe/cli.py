@@ -26,7 +26,7 @@ def run(
         list[str] | None, typer.Option("--run-config", "-c", help='as flwr run: "key=value ..." or a TOML file')
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="run folder to go on with")] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="SuperNodes, one after another in this process")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="SuperNodes, one after another in this process")] = 2,
 ) -> None:
     """Run a simulation in this process: no Ray, no SuperLink; same settings, same numbers as `flwr run`."""
     from fedmoe.flower.local_run import run_locally

@@ -44,7 +44,8 @@ def load_plugin(kind: str, package: str, reference: str) -> Any:
         module = _module_from_file(kind, Path(where)) if where.endswith(".py") else _module(kind, where)
         if not hasattr(module, attribute):
             public = [name for name in vars(module) if not name.startswith("_")]
-            raise ReferenceError_(f"{kind} '{reference}': {where} has no '{attribute}'; {nearest_hint(attribute, public)}")
+            hint = nearest_hint(attribute, public)
+            raise ReferenceError_(f"{kind} '{reference}': {where} has no '{attribute}'; {hint}")
         return getattr(module, attribute)
     name = reference.replace("-", "_")
     if name not in known_names(package):

@@ -13,6 +13,7 @@ from fedmoe.federation.assignment import Assignment, Rankings, top_k
 from fedmoe.federation.job import ClientJob, Term
 from fedmoe.federation.sampling import sample_clients
 from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.settings import Settings
 
 __all__ = ["FedJETs"]
 
@@ -57,9 +58,9 @@ class FedJETs(ExpertStrategy):
                     f"strategy.fedjets.{name} must be one of {', '.join(allowed)}, got '{getattr(self, name)}'"
                 )
 
-    def pool_size(self) -> int:
+    def pool_size(self, settings: Settings) -> int:
         """Returns M."""
-        return self.federation.settings.experts.num
+        return settings.experts.num
 
     def sample(self, round_num: int, clients: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
         """Returns `anchors-per-round` anchors and, to make up `per-round`, normal clients, both by lot."""

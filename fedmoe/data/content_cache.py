@@ -69,7 +69,7 @@ def open_prepared(fingerprint: str) -> PreparedData:
             class_names=tuple(meta["class_names"]),
             natural_N=arrays.get("natural"),
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"prepared data is damaged: {folder} ({error}); hint: delete that folder") from error
     return PreparedData(dataset=dataset, fingerprint=fingerprint, stand_in_for=None, folder=folder)
 

@@ -3,6 +3,7 @@
 import gzip
 import math
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,7 @@ def read_idx(file: IdxFile, num_dimensions: int) -> NDArray[np.uint8]:
         with opener() as stream:
             packed = name.endswith(".gz")
             content = gzip.GzipFile(fileobj=stream).read() if packed else stream.read()
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{name} is broken: {error}; hint: fetch the file again") from error
     start = 4 + 4 * num_dimensions
     magic = bytes([0, 0, UNSIGNED_BYTES, num_dimensions])

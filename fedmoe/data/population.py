@@ -135,7 +135,7 @@ def build_population(dataset: Dataset, settings: Settings) -> Population:
         domains=domains,
         labels_N=dataset.y_N,
         num_classes=num_classes,
-        notes=(*shares.notes, *_familiar(training, shares.unseen, dataset.y_N)),
+        notes=(*shares.notes, *_remarks(training, shares.unseen, dataset.y_N)),
     )
 
 
@@ -227,10 +227,17 @@ def _capped(training: tuple[Ids, ...], y_N: NDArray[np.int64], cap: int, seed: i
     )
 
 
-def _familiar(training: tuple[Ids, ...], unseen: tuple[Ids, ...], y_N: NDArray[np.int64]) -> tuple[str, ...]:
-    """Returns a note where unseen clients hold a training client's label combination: counted, not promised."""
-    seen = {tuple(np.unique(y_N[share])) for share in training}
-    count = sum(tuple(np.unique(y_N[share])) in seen for share in unseen)
-    if not count:
-        return ()
-    return (f"{count} of the {len(unseen)} unseen clients hold a label combination that a training client holds too",)
+def _remarks(training: tuple[Ids, ...], unseen: tuple[Ids, ...], y_N: NDArray[np.int64]) -> tuple[str, ...]:
+    """Returns notes on what was dealt, counted, not promised: labels nobody trains, combinations that are not new."""
+    trained = [tuple(np.unique(y_N[share]).tolist()) for share in training]
+    held = [tuple(np.unique(y_N[share]).tolist()) for share in unseen]
+    missing = sorted(set().union(*held) - set().union(*trained))
+    known = set(trained)
+    familiar = sum(labels in known for labels in held)
+    notes = []
+    if missing:
+        listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        notes.append(f"{len(missing)} labels of unseen clients are held by no training client: {listed}")
+    if familiar:
+        notes.append(f"{familiar} of the {len(unseen)} unseen clients hold a label combination that training has too")
+    return tuple(notes)

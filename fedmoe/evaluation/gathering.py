@@ -18,8 +18,8 @@ def evaluation_record(results: Mapping[int, ClientResult]) -> dict[str, Any]:
     """Returns the `evaluate` part of a line in `rounds.jsonl`.
 
     `methods`: mean, std and worst decile over clients of each method; `clients`: a row each; `affinity`: M x C share of
-    a class's samples that went to each expert; `dispatch`: share of all samples by expert; `routing_entropy`: mean entropy
-    of the gate in nats; `specialisation`: mutual information of expert and class over the routed samples, nats;
+    a class's samples that went to each expert; `dispatch`: share of all samples by expert; `routing_entropy`: mean
+    entropy of the gate in nats; `specialisation`: mutual information of expert and class over the routed samples, nats;
     `expert_class_accuracy`: M x C, only where every expert was measured.
 
     Args:

@@ -11,9 +11,9 @@ def correct_prior(
 ) -> Tensor:
     """Returns probs_BC under the batch's own label prior, which is estimated from the batch without its labels.
 
-    Saerens, Latinne, Decaestecker 2002, equations 2 and 4: `p'(c|x) ~ p(c|x) q_c / p_c`, `q_c = mean_x p'(c|x)`, until q
-    moves by less than `tolerance`. A method that sees a whole unlabelled batch of a client (as client-level top-K routing
-    does) must be compared with one that does this.
+    Saerens, Latinne and Decaestecker, Neural Computation 14(1), 2002: `p'(c|x) ~ p(c|x) q_c / p_c` and
+    `q_c = mean_x p'(c|x)` in turn, until q moves by less than `tolerance`. A method that sees a client's whole
+    unlabelled batch (as client-level top-K routing does) must be compared with one that does this.
 
     Args:
         log_probs_BC: a classifier's log-probabilities.

@@ -77,10 +77,10 @@ def serve_client(
 ) -> ClientResult:
     """Returns how the client fares: ranking on its unlabelled inputs, K experts for it, the best one for each sample.
 
-    Methods measured (arXiv 2306.08586, section 3, test protocol, for the first): `zero_shot`: each sample by the best of
-    the K experts; `mixture`: by the weighted mixture of the K; `..._em`: the same with label-prior correction on the
-    same unlabelled batch; `best_expert`: the single expert of the pool that is best for this client in hindsight, an
-    upper bound for one-expert serving that looks at the labels.
+    Methods measured: `zero_shot`: each sample by the best of the K experts (the test of arXiv 2306.08586, section 3);
+    `mixture`: by the weighted mixture of the K; `..._em`: the same with label-prior correction on the same unlabelled
+    batch; `best_expert`: the single expert of the pool that is best for this client in hindsight, an upper bound for
+    one-expert serving that looks at the labels.
 
     Args:
         gate: `None` when the pool is one dense model.

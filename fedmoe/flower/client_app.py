@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 
 from fedmoe.flower.devices import choose_device, set_up_torch
 from fedmoe.flower.node import Node
+from fedmoe.flower.plain import is_plain, plan_of, reply_to_evaluate, reply_to_train
 from fedmoe.flower.wire import decode, encode
 from fedmoe.settings import Settings, from_flat
 
@@ -42,7 +43,9 @@ def rank(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Replies the sums of the cohort's updates."""
+    """Replies the sums of the cohort's updates; to a plain Flower strategy, the average of a cohort of its own."""
+    if is_plain(message):
+        return reply_to_train(message, context, _node({"plan": plan_of(message)[0]}, context))
     order, arrays = decode(message)
     report, sums = _node(order, context).train(order, arrays)
     return Message(encode(report, sums), reply_to=message)
@@ -51,6 +54,8 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Replies how the unseen clients of this cohort fare."""
+    if is_plain(message):
+        return reply_to_evaluate(message, context, _node({"plan": plan_of(message)[0]}, context))
     order, arrays = decode(message)
     return Message(encode(_node(order, context).evaluate(order, arrays), {}), reply_to=message)
 

@@ -10,10 +10,12 @@ from flwr.serverapp.strategy import Strategy
 from fedmoe.errors import SettingsError, nearest_hint
 from fedmoe.federation.ledger import Ledger
 from fedmoe.federation.state import ServerState
-from fedmoe.flower.federation import Federation
+from fedmoe.flower.federation import Federation, Recorder
+from fedmoe.flower.plain import run_plain
 from fedmoe.flower.preparation import Preparation
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.wire import record_of
+from fedmoe.moe.vectors import vector_size
 from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from fedmoe.recording.loggers import RunLogger
 from fedmoe.recording.rounds import append_round, read_rounds, truncate_rounds
@@ -107,41 +109,48 @@ def run_method(
 
     A method whose checkpoint is at the last round is not run again.
     """
-    strategy = method.strategy
-    if not isinstance(strategy, ExpertStrategy):
-        from fedmoe.flower.plain import run_plain
-
-        return run_plain(method.name, strategy, preparation, folder, grid, loggers)
-    settings = preparation.settings
     place = folder.method(MAIN if method.is_main else method.name)
     place.path.mkdir(parents=True, exist_ok=True)
-    recorder = MethodRecorder(method.name, place, loggers)
-    start = _resume_point(place)
-    federation = Federation(
-        settings=settings,
-        population=preparation.population,
-        plan=preparation.plan(),
-        ledger=Ledger(gate_size=0, expert_size=0, num_experts=1, common_size=0),
-        recorder=recorder,
-        first_round=start.round_num + 1,
-        average=start.average,
-    )
-    strategy.bind(federation)
-    state = start.state or preparation.initial_state(strategy.pool_size(), strategy.has_gate, strategy.init)
-    strategy.bind(Federation(**(vars(federation) | {"ledger": ledger_of(strategy, preparation, state)})))
-    if start.round_num < settings.num_server_rounds:
-        strategy.start(grid, record_of(state), num_rounds=settings.num_server_rounds)
+    recorder, start = MethodRecorder(method.name, place, loggers), _resume_point(place)
+    if start.round_num < preparation.settings.num_server_rounds:
+        if isinstance(method.strategy, ExpertStrategy):
+            _start(method.strategy, preparation, recorder, start, grid)
+        else:
+            run_plain(method.strategy, preparation, recorder, grid, start.round_num + 1)
     return read_rounds(place.rounds)
 
 
-def ledger_of(strategy: ExpertStrategy, preparation: Preparation, state: ServerState) -> Ledger:
-    """Returns the sizes that the strategy's traffic is made of."""
-    from fedmoe.moe.vectors import vector_size
+def _start(
+    strategy: ExpertStrategy, preparation: Preparation, recorder: Recorder, start: "ResumePoint", grid: Grid
+) -> None:
+    """Binds the strategy and runs its rounds."""
+    settings = preparation.settings
+    state = start.state or preparation.initial_state(strategy.pool_size(settings), strategy.has_gate, strategy.init)
+    strategy.bind(
+        Federation(
+            settings=settings,
+            population=preparation.population,
+            plan=preparation.plan(),
+            ledger=ledger_of(strategy, preparation),
+            recorder=recorder,
+            first_round=start.round_num + 1,
+            average=start.average,
+        )
+    )
+    strategy.start(grid, record_of(state), num_rounds=settings.num_server_rounds)
 
+
+def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
+    """Returns the sizes that the strategy's traffic is made of."""
+    expert = int(preparation.initial_state(1, False, "random").experts[0].size)
+    if not isinstance(strategy, ExpertStrategy):
+        return Ledger(gate_size=0, expert_size=expert, num_experts=1, common_size=0)
+    size = strategy.pool_size(preparation.settings)
+    gate = preparation.initial_gate(size) if strategy.has_gate else None
     return Ledger(
-        gate_size=0 if state.gate is None else int(state.gate.size),
-        expert_size=int(state.experts[0].size),
-        num_experts=len(state.experts),
+        gate_size=0 if gate is None else int(gate.size),
+        expert_size=expert,
+        num_experts=size,
         common_size=vector_size(preparation.common.expert) if strategy.has_gate else 0,
     )
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedmoe.data.embeddings import open_embeddings
-from fedmoe.data.population import Population, build_population
+from fedmoe.data.population import build_population
 from fedmoe.data.prepared import open_prepared
 from fedmoe.errors import DataError
 from fedmoe.evaluation.ranking import client_scores, loss_scores
@@ -18,6 +18,7 @@ from fedmoe.evaluation.served import served_ids
 from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_client
 from fedmoe.federation.job import ClientFailure, ClientUpdate
 from fedmoe.federation.merging import sums_of_updates
+from fedmoe.federation.state import ServerState
 from fedmoe.flower.wire import job_from_json, partial_state
 from fedmoe.moe.construction import build_expert, build_gate, gate_class
 from fedmoe.moe.expert import Expert
@@ -118,17 +119,23 @@ class Node:
         prior = torch.tensor(order["train_prior"], dtype=torch.float64, device=self.device)
 
         def serve(client_id: int) -> dict[str, Any]:
-            gate = None
-            if state.gate is not None:
-                gate = self._received_gate(state.gate, "evaluate", round_num, client_id)
-            ids = served_ids(self.population, client_id, self.settings.evaluate.samples, self.settings.seed)
-            samples = self.store.load(ids, gate.reads if gate else "embedding")
-            rng = numpy_stream(self.settings.seed, "evaluate", "ties", round_num, client_id)
-            load = self._loaded(state.experts)
-            return plain_result(serve_client(gate, load, len(state.experts), samples, serving, prior, rng))
+            return plain_result(self.serve(client_id, state, serving, prior, round_num))
 
         done, failures = self._each("evaluate", round_num, order["clients"], serve)
         return {"results": {str(client): result for client, result in done.items()}, "failures": failures}
+
+    def serve(
+        self, client_id: int, state: ServerState, serving: Serving, train_prior_C: torch.Tensor, round_num: int
+    ) -> ClientResult:
+        """Returns how one unseen client fares with the state."""
+        gate = None
+        if state.gate is not None:
+            gate = self._received_gate(state.gate, "evaluate", round_num, client_id)
+        ids = served_ids(self.population, client_id, self.settings.evaluate.samples, self.settings.seed)
+        samples = self.store.load(ids, gate.reads if gate else "embedding")
+        ties = numpy_stream(self.settings.seed, "evaluate", "ties", round_num, client_id)
+        load = self._loaded(state.experts)
+        return serve_client(gate, load, len(state.experts), samples, serving, train_prior_C, ties)
 
     def _each(
         self, stage: str, round_num: int, clients: Sequence[int], work: Callable[[int], Result]

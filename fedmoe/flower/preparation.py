@@ -79,13 +79,14 @@ class Preparation:
             experts = (to_vector(self.common.expert),) * num_experts
         else:
             experts = tuple(self._random_expert(i) for i in range(num_experts))
-        return ServerState(gate=self._random_gate(num_experts) if has_gate else None, experts=experts)
+        return ServerState(gate=self.initial_gate(num_experts) if has_gate else None, experts=experts)
 
     def _random_expert(self, expert_id: int) -> Vector:
         seed = derive_seed(self.settings.seed, "expert", expert_id)
         return to_vector(build_expert(self.settings.experts.model, self.spec, seed))
 
-    def _random_gate(self, num_experts: int) -> Vector:
+    def initial_gate(self, num_experts: int) -> Vector:
+        """Returns the gate before round 1."""
         gate = self.settings.gate
         width = self.store.gate_width(gate_class(gate.name).reads)
         spec = GateSpec(in_features=width, num_experts=num_experts, hidden=gate.hidden)
@@ -143,8 +144,9 @@ def prepare_run(settings: Settings, device: torch.device) -> Preparation:
 def _common_notes(common: CommonExpert) -> tuple[str, ...]:
     report = common.report
     if report.get("asked_accuracy", 0) > 0 and not report.get("reached", True):
-        return (
+        note = (
             f"The common expert was asked to reach {report['asked_accuracy']:.1%} and stopped at "
-            f"{report['held_out_accuracy']:.1%} after {report['epochs']} epochs.",
+            f"{report['held_out_accuracy']:.1%} after {report['epochs']} epochs."
         )
+        return (note,)
     return ()

@@ -142,7 +142,7 @@ def summary_table(
 def client_rows(
     preparation: Preparation, lines: Mapping[str, Lines], common: Mapping[int, Mapping[str, float]]
 ) -> list[dict[str, Any]]:
-    """Returns a row per client: what it holds, how often it took part; for unseen clients, how each method served it."""
+    """Returns a row per client: what it holds, how often it took part; for unseen ones, how each method served it."""
     population, main = preparation.population, next(iter(lines))
     rows = []
     for client in [*population.training, *population.unseen]:

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmoe.errors import FedmoeError, RunFolderError, SettingsError
 from fedmoe.flower.devices import choose_device, idle_gpu_hint, set_up_torch
-from fedmoe.flower.methods import methods_of, run_method
+from fedmoe.flower.methods import ledger_of, methods_of, run_method
 from fedmoe.flower.preparation import check_plugins, prepare_run
 from fedmoe.flower.results import client_rows, common_results, header_table, partition_table, summary_table
 from fedmoe.flower.roster import call_roster
@@ -69,7 +69,7 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
         logger.start(header)
     lines = {method.name: run_method(method, preparation, folder, grid, loggers) for method in methods}
     common = common_results(preparation)
-    once = {m.name: once_bytes(m.strategy, settings.clients.num) for m in methods}
+    once = {m.name: ledger_of(m.strategy, preparation).once(settings.clients.num) for m in methods}
     summary = summary_table(header, lines, common, once, time.perf_counter() - started)
     folder.write_clients(client_rows(preparation, lines, common))
     folder.write_summary(summary)
@@ -77,12 +77,6 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     for logger in loggers:
         logger.end(summary)
     return folder.path
-
-
-def once_bytes(strategy: Any, num_clients: int) -> int:
-    """Returns the bytes of giving every training client the common expert, where the strategy needs it."""
-    federation = getattr(strategy, "federation", None)
-    return 0 if federation is None else int(federation.ledger.once(num_clients))
 
 
 def _old_folder(settings: Settings) -> RunFolder | None:

@@ -1,4 +1,4 @@
-"""The one abstract class: Flower's five strategy methods, written once, in terms of four that a strategy may override."""
+"""The one abstract class: Flower's five strategy methods, written once, over four that a strategy may override."""
 
 import time
 from abc import ABC
@@ -30,6 +30,7 @@ from fedmoe.flower.orders import (
 from fedmoe.flower.roster import Roster, call_roster, exchange
 from fedmoe.flower.wire import record_of, state_of
 from fedmoe.seeding import numpy_stream
+from fedmoe.settings import Settings
 
 __all__ = ["ExpertStrategy"]
 
@@ -45,7 +46,7 @@ class ExpertStrategy(Strategy, ABC):
     >>> @dataclass
     ... class ByLot(ExpertStrategy):
     ...     pool: int = 2
-    ...     def pool_size(self):
+    ...     def pool_size(self, settings):
     ...         return self.pool
     ...     def assign(self, round_num, rankings, rng):
     ...         return {client: (int(rng.integers(self.pool)),) for client in rankings}
@@ -61,6 +62,7 @@ class ExpertStrategy(Strategy, ABC):
         merges: what comes back: `"sums"` over a node's clients, or every client's `"updates"` (median, clustering).
         init: where the pool starts: `"random"`, `"common"`, or `""`: as the settings' `experts.init` says.
         federation: what it is bound to, from `bind` on.
+        num_experts: M, from `bind` on.
     """
 
     has_gate: ClassVar[bool] = False
@@ -68,12 +70,13 @@ class ExpertStrategy(Strategy, ABC):
     merges: ClassVar[str] = "sums"
     init: str = ""
     federation: Federation
+    num_experts: int
     num_rounds: int
 
     # ---- what a strategy may override ---------------------------------------------------------------------------
 
-    def pool_size(self) -> int:
-        """Returns M, the number of experts in the pool."""
+    def pool_size(self, settings: Settings) -> int:
+        """Returns M, the number of experts in the pool. By default 1: one dense model."""
         return 1
 
     def sample(self, round_num: int, clients: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
@@ -85,8 +88,8 @@ class ExpertStrategy(Strategy, ABC):
         return clients if self.ranks_by != "none" else ()
 
     def assign(self, round_num: int, rankings: Rankings, rng: np.random.Generator) -> Assignment:
-        """Returns who holds which experts; a client that was not ranked has an empty ranking. By default: all hold all."""
-        return {client: tuple(range(self.pool_size())) for client in rankings}
+        """Returns who holds which experts, by default all hold all; a client that was not ranked has no scores."""
+        return {client: tuple(range(self.num_experts)) for client in rankings}
 
     def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
         """Returns the client's work. By default: the cross-entropy of its first expert."""
@@ -105,17 +108,18 @@ class ExpertStrategy(Strategy, ABC):
 
     def serving(self) -> Serving:
         """Returns how an unseen client is served. By default: by the whole pool."""
-        return Serving(top_k=self.pool_size())
+        return Serving(top_k=self.num_experts)
 
     def ranking_indices(self) -> int:
         """Returns how many expert indices a client sends in answer to the ranking query, for the ledger."""
-        return self.pool_size()
+        return self.num_experts
 
     # ---- the round, written once --------------------------------------------------------------------------------
 
     def bind(self, federation: Federation) -> None:
         """Ties the strategy to a run."""
         self.federation = federation
+        self.num_experts = self.pool_size(federation.settings)
         self.average = federation.average
         self.roster: Roster | None = None
         self.num_rounds = federation.settings.num_server_rounds
@@ -260,7 +264,7 @@ class ExpertStrategy(Strategy, ABC):
     def _line(self, round_num: int, loss: float, seconds: Mapping[str, float]) -> dict[str, Any]:
         """Returns the round's line in `rounds.jsonl`."""
         sent = self.federation.ledger.round(self.jobs, self.rankings, self.ranking_indices(), self.ranks_by)
-        load = [0] * self.pool_size()
+        load = [0] * self.num_experts
         for job in self.jobs:
             for expert_id in job.experts:
                 load[expert_id] += 1

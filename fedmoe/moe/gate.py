@@ -47,7 +47,7 @@ class Gate(nn.Module, ABC):
     def scores(self, input_BD: Tensor) -> Tensor:
         """Returns logits_BM: the higher, the better the expert suits the sample."""
 
-    def reseed(self, seed: int) -> None:  # noqa: B027 - most gates draw nothing
+    def reseed(self, seed: int) -> None:
         """Puts the gate's own random stream, where it has one, at the start of the stream `seed`."""
 
     def forward(self, input_BD: Tensor, held_M: Tensor | None = None) -> Routing:

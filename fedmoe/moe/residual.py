@@ -1,6 +1,7 @@
 """Residual networks for small images (He et al., arXiv 1512.03385, section 4.2), with group or batch normalisation."""
 
 from collections.abc import Sequence
+from math import gcd
 
 from torch import Tensor, nn
 
@@ -8,7 +9,7 @@ from fedmoe.moe.expert import Expert, ExpertSpec
 
 __all__ = ["ResidualExpert"]
 
-GROUPS = 8  # of GroupNorm: with narrow stages 8 still leaves at least two channels a group
+GROUPS = 8  # of GroupNorm where they divide the channels: at least two channels a group from 16 channels on
 
 
 def normalisation(kind: str, channels: int) -> nn.Module:
@@ -19,7 +20,7 @@ def normalisation(kind: str, channels: int) -> nn.Module:
     """
     if kind == "batch":
         return nn.BatchNorm2d(channels)
-    return nn.GroupNorm(min(GROUPS, channels), channels)
+    return nn.GroupNorm(gcd(GROUPS, channels), channels)
 
 
 class ResidualBlock(nn.Module):

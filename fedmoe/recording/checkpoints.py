@@ -101,8 +101,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def _by_age(folder: Path) -> list[Path]:
-    found = [(NAME.fullmatch(path.name), path) for path in (folder / "checkpoints").glob("round-*.safetensors")]
-    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+    found = (folder / "checkpoints").glob("round-*.safetensors")
+    return sorted((path for path in found if _round_of(path) >= 0), key=_round_of)
+
+
+def _round_of(path: Path) -> int:
+    """Returns the round in a checkpoint's name, -1 where the name is not that of a checkpoint."""
+    match = NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
 
 
 def _dense(array: NDArray[Any]) -> NDArray[Any]:
@@ -128,10 +134,6 @@ def _digest(round_num: int, arrays: Arrays, texts: Mapping[str, str]) -> str:
 
 
 def _damaged(path: Path, got: str) -> RunFolderError:
-    older = [other for other in _by_age(path.parent.parent) if other.name < path.name]
-    if older:
-        match = NAME.fullmatch(older[-1].name)
-        hint = f"remove it to go on from round {int(match[1]) if match else 0}"
-    else:
-        hint = "there is no older checkpoint: start a new run"
+    older = [number for number in map(_round_of, _by_age(path.parent.parent)) if number < _round_of(path)]
+    hint = f"remove it to go on from round {older[-1]}" if older else "there is no older checkpoint: start a new run"
     return RunFolderError(f"a checkpoint must be as it was written, got '{path}': {got}; hint: {hint}")

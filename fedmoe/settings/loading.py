@@ -1,5 +1,6 @@
 """The one door for settings: Flower's flat run config in, checked and frozen `Settings` out."""
 
+import difflib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -55,7 +56,7 @@ def from_flat(flat: Mapping[str, Scalar]) -> Settings:
             raise SettingsError(f"unknown setting '{key}'; {_nearest_key(name, schema)}")
     nested.setdefault("strategy", {})["arguments"] = arguments
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.create(nested, flags={"allow_objects": False}))
+        merged = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.create(nested))
         settings = cast(Settings, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise SettingsError(f"settings: {str(error).splitlines()[0]}") from error
@@ -93,23 +94,23 @@ def check_value(key: str, item: "Field[Any]", value: Scalar) -> None:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not fits:
         raise SettingsError(f"{key} must be of type {wanted.__name__}, got {value!r} ({type(value).__name__})")
-    low, high, above = (item.metadata.get(bound) for bound in ("low", "high", "above"))
+    low, high, above, below = (item.metadata.get(bound) for bound in ("low", "high", "above", "below"))
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingsError(f"{key} must be a finite number, got {value}")
     if low is not None and cast(float, value) < low:
         raise SettingsError(f"{key} must be at least {low}, got {value}")
     if above is not None and cast(float, value) <= above:
         raise SettingsError(f"{key} must be greater than {above}, got {value}")
+    if below is not None and cast(float, value) >= below:
+        raise SettingsError(f"{key} must be below {below}, got {value}")
     if high is not None and cast(float, value) > high:
         raise SettingsError(f"{key} must be at most {high}, got {value}")
     choices = item.metadata.get("choices")
     if choices and value not in choices:
-        raise SettingsError(f"{key} must be one of {', '.join(choices)}, got '{value}'; {nearest_hint(str(value), choices)}")
+        raise SettingsError(f"{key} must be one of these, got '{value}'; {nearest_hint(str(value), choices)}")
 
 
 def _nearest_key(name: str, schema: Mapping[str, Any]) -> str:
-    import difflib
-
     by_tail = [key for key in schema if key.split(".")[-1] == name.split(".")[-1]]
     close = by_tail or difflib.get_close_matches(name, schema, n=1, cutoff=0.4)
     return f"did you mean '{close[0]}'?" if close else f"tables: {', '.join(sorted({k.split('.')[0] for k in schema}))}"

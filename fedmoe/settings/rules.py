@@ -43,9 +43,6 @@ def check_rules(settings: Settings) -> None:
         f"data.source must be '', 'auto' or data.name ('{data.name}'), got '{data.source}'; "
         "hint: set data.name as well",
     )
-    _require(settings.evaluate.ema < 1, f"evaluate.ema must be below 1, got {settings.evaluate.ema}")
-    _require(settings.train.momentum < 1, f"train.momentum must be below 1, got {settings.train.momentum}")
-    _require(settings.train.gate_momentum < 1, f"train.gate-momentum must be below 1, got {settings.train.gate_momentum}")
 
 
 def _require(holds: bool, otherwise: str) -> None:

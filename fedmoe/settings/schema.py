@@ -26,10 +26,11 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    below: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """Returns a dataclass field: `low` and `high` are inclusive bounds, `above` an exclusive one."""
-    bounds = {"help": text, "low": low, "high": high, "above": above, "choices": choices}
+    """Returns a dataclass field: `low` and `high` are inclusive bounds, `above` and `below` exclusive ones."""
+    bounds = {"help": text, "low": low, "high": high, "above": above, "below": below, "choices": choices}
     return field(default=default, metadata=bounds)
 
 
@@ -40,7 +41,7 @@ class DataSettings:
     name: str = setting("digits", "data set: a short name or 'module:Attribute'")
     root: str = setting("", "folder (or archive) with the data files; empty: fedmoe's own data folder")
     source: str = setting("", "empty or the data set's own name: that data or an error; 'auto': a stand-in if need be")
-    public_samples: int = setting(1500, "training samples set aside for the common expert (no client holds them)", low=1)
+    public_samples: int = setting(1500, "training samples set aside for the common expert; no client holds them", low=1)
     download_timeout: float = setting(20.0, "seconds without an answer before a download is given up", above=0)
 
 
@@ -65,7 +66,7 @@ class ClientsSettings:
 class CommonExpertSettings:
     """The pretrained, frozen network that gives the embeddings."""
 
-    source: str = setting("public", "'public': trained on the public split; a .safetensors file; 'torchvision:resnet18'")
+    source: str = setting("public", "'public' (trained on the public split), a file, or 'torchvision:resnet18'")
     model: str = setting("", "backbone when trained on the public split; empty: the experts' own")
     epochs: int = setting(20, "epochs on the public split at the most", low=0)
     accuracy: float = setting(0.0, "stop at this accuracy on held-out public samples; 0: epochs alone", low=0, high=1)
@@ -100,10 +101,10 @@ class TrainSettings:
     epochs: int = setting(1, "passes over the client's samples", low=1)
     batch_size: int = setting(32, "samples a step", low=1)
     learning_rate: float = setting(0.01, "of the experts' SGD", above=0)
-    momentum: float = setting(0.9, "of the experts' SGD", low=0, high=1)
+    momentum: float = setting(0.9, "of the experts' SGD", low=0, below=1)
     weight_decay: float = setting(0.0, "of the experts' SGD", low=0)
     gate_learning_rate: float = setting(0.05, "of the gate's SGD", above=0)
-    gate_momentum: float = setting(0.9, "of the gate's SGD", low=0, high=1)
+    gate_momentum: float = setting(0.9, "of the gate's SGD", low=0, below=1)
     logit_adjustment: bool = setting(False, "add the log of the client's label prior to the logits of its loss")
     threads: int = setting(2, "torch threads of a worker; another number changes the last bits of a result", low=1)
     device: str = setting("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda' or 'cuda:1'")
@@ -114,7 +115,7 @@ class EvaluateSettings:
     """The zero-shot test on unseen clients."""
 
     every: int = setting(10, "rounds between two evaluations; the last round is always evaluated", low=1)
-    ema: float = setting(0.0, "decay of the server's moving average, which is what gets evaluated; 0: the last model", low=0)
+    ema: float = setting(0.0, "decay of the moving average that gets evaluated; 0: the last model", low=0, below=1)
     samples: int = setting(0, "test samples of an unseen client at the most; 0: all", low=0)
     baselines: str = setting("", "strategies trained beside it on the same data, as 'fedavg,fedprox'")
 

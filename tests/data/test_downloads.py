@@ -44,7 +44,7 @@ class Server(BaseHTTPRequestHandler):
         else:
             self.wfile.write(CONTENT)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         pass
 
 

@@ -112,10 +112,8 @@ def test_fashion_mnist_from_debian(tmp_path: Path) -> None:
     assert dataset.num_train == 60_000
     assert np.bincount(dataset.y_N[:60_000]).tolist() == [6_000] * 10
     # Trousers are narrow: a fact of the images that no mix-up of rows, labels or classes would keep.
-    middle = dataset.x_NCHW[:60_000, 0, :, 12:16].mean((1, 2)) - dataset.x_NCHW[:60_000, 0, :, :4].mean((1, 2))
-    rows = [dataset.x_NCHW[:60_000, 0, :, :4][dataset.y_N[:60_000] == label].mean() for label in range(10)]
-    assert np.argmin(rows) == dataset.class_names.index("Trouser")
-    assert np.isfinite(middle).all()
+    edges = [dataset.x_NCHW[dataset.y_N == label, 0, :, :4].mean() for label in range(10)]
+    assert np.argmin(edges) == dataset.class_names.index("Trouser")
 
 
 @pytest.mark.parametrize("place", ["EMNIST/raw", ".", "zip", "EMNIST/raw/zip", "root is the zip"])
@@ -145,6 +143,17 @@ def test_emnist_broken_archive_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gzip\.zip is broken") as caught:
         load_emnist(ask(tmp_path))
     assert not isinstance(caught.value, DataMissingError)
+
+
+def test_emnist_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "gzip.zip", "w") as archive:
+        for name, content in contents(NAMES, seed=5, num_classes=62).items():
+            archive.writestr(f"gzip/{name}.gz", gzip.compress(content))
+    damaged = bytearray((tmp_path / "gzip.zip").read_bytes())
+    damaged[2000:2100] = bytes(100)
+    (tmp_path / "gzip.zip").write_bytes(damaged)
+    with pytest.raises(DataError, match=rf"gzip\.zip/gzip/{NAMES[0]}\.gz is broken"):
+        load_emnist(ask(tmp_path))
 
 
 def test_emnist_missing_says_where_the_archive_goes(tmp_path: Path) -> None:

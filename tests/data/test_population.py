@@ -59,7 +59,7 @@ def test_law_7_nothing_overlaps(partition: str, seed: int) -> None:
     if partition in ("aligned", "dirichlet", "pathological", "random_labels", "shards"):
         trained = {population.labels_of(client) for client in population.training}
         assert trained.isdisjoint(population.labels_of(client) for client in population.unseen)
-        assert not any("holds too" in note for note in population.notes)
+        assert not any("training has too" in note for note in population.notes)
 
 
 @pytest.mark.parametrize("partition", PARTITIONS)
@@ -93,6 +93,12 @@ def test_anchors_hold_their_own_disjoint_groups_which_cover_all_labels(seed: int
     assert (population.normal, population.training) == (tuple(range(5, 25)), range(25))
     for q, group in enumerate(population.groups):
         assert np.isin(population.labels_N[population.group_N == q], group).all()
+
+
+def test_what_is_odd_about_the_deal_is_noted() -> None:
+    assert any("3 of the 3 unseen clients hold a label combination" in note for note in build("iid").notes)
+    few = build("random-labels", anchors_per_round=0, num=2, per_round=2, labels_per_client=3)
+    assert any("labels of unseen clients are held by no training client: " in note for note in few.notes)
 
 
 def test_without_anchors_groups_are_made_all_the_same() -> None:

@@ -39,9 +39,14 @@ def test_a_failed_block_leaves_nothing(tmp_path: Path, opener) -> None:
 def test_a_failed_block_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("old")
-    with pytest.raises(DataError, match="No space left"), new_file(target) as draft:
-        draft.write_text("half")
-        raise OSError(28, "No space left on device")
+
+    def fill_the_disk() -> None:
+        with new_file(target) as draft:
+            draft.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataError, match="No space left"):
+        fill_the_disk()
     assert target.read_text() == "old"
     with new_file(target) as draft:
         draft.write_text("new")

@@ -9,6 +9,7 @@ from fedmoe.errors import RunFolderError
 from fedmoe.recording.gallery import GALLERY
 from fedmoe.recording.report import write_report
 from fedmoe.recording.run_folder import open_run_folder
+from fedmoe.recording.run_record import read_run
 from tests.recording.fake_run import fake_run, fake_settings
 
 
@@ -87,6 +88,7 @@ def test_what_a_person_wrote_is_never_markup(tmp_path):
 def test_a_baseline_by_reference_keeps_its_written_name(tmp_path):
     run = fake_run(tmp_path, num_rounds=2, every=1, finished=False, baselines=("my.lab:Method",))
     assert open_run_folder(run.path).baselines() == ["Method"]
+    assert list(read_run(run.path).rounds) == ["fedjets", "my.lab:Method"]
     assert "points above Method" in write_report(run.path).read_text(encoding="utf-8")
 
 

@@ -59,12 +59,20 @@ def test_cutting_back_refuses_a_round_without_a_line(folder):
     assert (folder / "rounds.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("bad", [b"nonsense\n", b"[1]\n", b'{"loss": 1}\n', b'{"round": true}\n', b'{"round": 2}\n'])
-def test_a_line_that_is_no_round_is_named(folder, bad):
-    path = folder / "rounds.jsonl"
-    path.write_bytes(path.read_bytes() + bad)
-    with pytest.raises(RunFolderError, match=r"rounds\.jsonl"):
+@pytest.mark.parametrize("bad", [b"nonsense\n", b"[1]\n", b'{"loss": 1}\n', b'{"round": true}\n', b"\n"])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_line_that_is_no_round_is_named(tmp_path, bad, before):
+    path = tmp_path / "rounds.jsonl"
+    path.write_bytes(b'{"round": 0}\n' * before + bad)
+    with pytest.raises(RunFolderError, match=rf"rounds\.jsonl.*in line {before + 1}"):
         read_rounds(path, torn_ok=True)
+
+
+@pytest.mark.parametrize("again", [1, 5])
+def test_rounds_that_do_not_rise_are_named(folder, again):
+    append_round(folder, {"round": again})
+    with pytest.raises(RunFolderError, match=f"got round {again} after round 5"):
+        read_rounds(folder / "rounds.jsonl")
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(folder, monkeypatch):

@@ -8,7 +8,7 @@ from fedmoe.data.holdout import hold_out
 __all__ = ["load_digits"]
 
 
-def load_digits(request: LoadRequest) -> Dataset:  # noqa: ARG001 - a loader's signature
+def load_digits(request: LoadRequest) -> Dataset:
     """Returns the digits, 1x8x8 in 0..255, a third of each class held out for the test, always the same third."""
     # Here and not at the top: scikit-learn takes seconds to import, and data from the cache does without it.
     from sklearn.datasets import load_digits as load_arrays

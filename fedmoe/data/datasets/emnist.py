@@ -44,10 +44,11 @@ def load_emnist(request: LoadRequest) -> Dataset:
 def _member(archive: Path, name: str) -> IdxFile:
     """Returns the archive's file `name`, in whatever folder it lies there."""
     try:
-        opened = zipfile.ZipFile(archive)
-        member = next((member for member in opened.namelist() if member.endswith(f"/{name}.gz")), None)
+        with zipfile.ZipFile(archive) as opened:
+            member = next((member for member in opened.namelist() if member.endswith(f"/{name}.gz")), None)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{archive} is broken: {error}; hint: fetch the file again") from error
     if member is None:
         raise DataError(f"{archive} must hold {name}.gz, and does not; hint: it must be {EMNIST.url}")
-    return (lambda: opened.open(member)), f"{archive}/{member}"
+    # The member keeps the archive's file open for as long as it is open itself.
+    return (lambda: zipfile.ZipFile(archive).open(member)), f"{archive}/{member}"

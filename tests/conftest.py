@@ -1,0 +1,33 @@
+"""What holds for every test: one torch thread, no telemetry, folders of its own instead of the person's."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch or flwr, for both read the environment as they are imported; doctests of a module are
+# collected, and so imported, right after this file. Processes that a test starts inherit all of it.
+_scratch = tempfile.TemporaryDirectory(prefix="fedmoe-tests-")
+os.environ |= {
+    "FEDMOE_HOME": str(Path(_scratch.name) / "fedmoe"),
+    "FLWR_HOME": str(Path(_scratch.name) / "flwr"),
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "HF_HUB_OFFLINE": "1",
+    "MPLBACKEND": "agg",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums of torch have the same bits on every machine, and several test runs can share two cores."""
+    import torch
+
+    torch.set_num_threads(1)
+    yield
+    _scratch.cleanup()

@@ -1,0 +1,134 @@
+"""The experts' battery: one row a file in `fedmoe/moe/experts/`; a file without a row fails."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedmoe.moe.construction import build_expert
+from fedmoe.moe.expert import Expert, ExpertSpec
+from fedmoe.moe.vectors import load_vector, tensors_of, to_vector, vector_size
+from fedmoe.references import known_names
+
+EXPERTS: dict[str, tuple[int, int, int]] = {
+    "cnn": (1, 8, 8),
+    "mlp": (2, 3, 4),
+    "resnet8": (3, 8, 8),
+    "resnet18": (3, 16, 16),
+    "resnet34": (1, 16, 16),
+}
+"""Backbone -> the shape of an input to try it on."""
+
+NORMS = ("group", "batch")
+CLASSES, BATCH = 6, 5
+
+
+def make(name: str, norm: str = "group", seed: int = 0, width: int = 4) -> Expert:
+    return build_expert(name, ExpertSpec(in_shape=EXPERTS[name], num_classes=CLASSES, width=width, norm=norm), seed)
+
+
+def inputs_for(name: str, seed: int = 0) -> Tensor:
+    return torch.randn(BATCH, *EXPERTS[name], generator=torch.Generator().manual_seed(seed))
+
+
+def has_batch_norm(expert: Expert) -> bool:
+    return any(isinstance(module, nn.BatchNorm2d) for module in expert.modules())
+
+
+def test_every_expert_has_a_row() -> None:
+    assert sorted(EXPERTS) == known_names("fedmoe.moe.experts")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", EXPERTS)
+def test_logits_are_the_head_of_the_embedding(name: str, norm: str) -> None:
+    expert, x_BCHW = make(name, norm).eval(), inputs_for(name)
+    embedding_BD = expert.embed(x_BCHW)
+    assert embedding_BD.shape == (BATCH, expert.embedding_dim)
+    assert expert(x_BCHW).shape == (BATCH, CLASSES)
+    assert torch.equal(expert.head(embedding_BD), expert(x_BCHW))
+    assert (expert.head.in_features, expert.head.out_features) == (expert.embedding_dim, CLASSES)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", EXPERTS)
+def test_gradients_reach_every_parameter(name: str, norm: str) -> None:
+    expert = make(name, norm)
+    nn.functional.cross_entropy(expert(inputs_for(name)), torch.arange(BATCH)).backward()
+    for label, parameter in expert.named_parameters():
+        assert parameter.grad is not None, label
+        assert torch.isfinite(parameter.grad).all(), label
+        assert parameter.grad.abs().sum() > 0, label
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", EXPERTS)
+def test_an_expert_is_its_vector(name: str, norm: str) -> None:
+    one, other = make(name, norm, seed=0), make(name, norm, seed=1)
+    one.train()(inputs_for(name))  # moves BatchNorm's statistics away from those of a fresh module
+    vector = to_vector(one)
+    assert vector.dtype == np.float32
+    assert vector.shape == (vector_size(one),)
+    assert vector.tobytes() != to_vector(other).tobytes()
+    load_vector(other, vector)
+    assert to_vector(other).tobytes() == vector.tobytes()
+    assert torch.equal(one.eval()(inputs_for(name, 1)), other.eval()(inputs_for(name, 1)))
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_a_vector_holds_parameters_and_running_statistics(name: str) -> None:
+    expert = make(name, "batch")
+    parameters = sum(parameter.numel() for parameter in expert.parameters())
+    statistics = sum(2 * module.num_features for module in expert.modules() if isinstance(module, nn.BatchNorm2d))
+    assert vector_size(expert) == parameters + statistics
+    assert has_batch_norm(expert) == name.startswith("resnet")
+    assert not has_batch_norm(make(name, "group"))
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_a_vector_is_a_copy(name: str) -> None:
+    expert = make(name)
+    vector = to_vector(expert)
+    before = vector.copy()
+    with torch.no_grad():
+        for tensor in tensors_of(expert):
+            tensor.add_(1)
+    assert np.array_equal(vector, before)
+    load_vector(expert, vector)
+    vector += 1
+    assert to_vector(expert).tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("off_by", [-1, 1])
+def test_a_vector_of_another_size_is_refused(off_by: int) -> None:
+    expert = make("mlp")
+    with pytest.raises(ValueError, match=r"vector of shape \(\d+,\) was expected"):
+        load_vector(expert, np.zeros(vector_size(expert) + off_by, dtype=np.float32))
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_weights_depend_on_the_seed_alone(name: str) -> None:
+    state = torch.random.get_rng_state()
+    one = to_vector(make(name, seed=5))
+    torch.rand(3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.random.get_rng_state(), state), "building an expert moved the global stream"
+    assert one.tobytes() == to_vector(make(name, seed=5)).tobytes()
+    assert one.tobytes() != to_vector(make(name, seed=6)).tobytes()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", EXPERTS)
+def test_a_sample_is_served_alone_as_in_a_batch(name: str, norm: str) -> None:
+    expert, x_BCHW = make(name, norm).eval(), inputs_for(name)
+    alone = torch.cat([expert(x_BCHW[row : row + 1]) for row in range(BATCH)])
+    torch.testing.assert_close(alone, expert(x_BCHW), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "embedding"), [("mlp", 9), ("resnet8", 9 * 4), ("resnet18", 9 * 8)])
+def test_width_scales_the_embedding(name: str, embedding: int) -> None:
+    assert make(name, width=9).embedding_dim == embedding
+
+
+def test_the_default_resnet8_has_as_many_weights_as_it_says() -> None:
+    spec = ExpertSpec(in_shape=(3, 32, 32), num_classes=10)
+    assert round(vector_size(build_expert("resnet8", spec, 0)), -3) == 78_000

@@ -1,0 +1,216 @@
+"""The gates' battery: one row a file in `fedmoe/moe/gates/`; a file without a row fails."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fedmoe.evaluation.ranking import client_scores
+from fedmoe.federation.assignment import top_k
+from fedmoe.moe.construction import build_gate, gate_class
+from fedmoe.moe.gate import Gate, GateSpec
+from fedmoe.moe.vectors import load_vector, to_vector, vector_size
+from fedmoe.references import known_names
+
+NUM_EXPERTS, WIDTH, BATCH = 5, 7, 40
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is particular about a gate: whether it learns, and whether it looks at the sample rather than draws lots."""
+
+    trains: bool = False
+    looks: bool = True
+
+
+GATES = {
+    "frozen": Row(),
+    "mlp": Row(trains=True),
+    "oracle": Row(),
+    "random": Row(looks=False),
+    "uniform": Row(),
+}
+
+
+def make(name: str, seed: int = 0, num_experts: int = NUM_EXPERTS) -> Gate:
+    width = num_experts if gate_class(name).reads == "group" else WIDTH
+    return build_gate(name, GateSpec(in_features=width, num_experts=num_experts, hidden=6), seed)
+
+
+def inputs_for(gate: Gate, seed: int = 0) -> Tensor:
+    stream = torch.Generator().manual_seed(seed)
+    if gate.reads == "group":
+        groups = torch.randint(gate.spec.in_features, (BATCH,), generator=stream)
+        return torch.nn.functional.one_hot(groups, gate.spec.in_features).float()
+    return torch.randn(BATCH, gate.spec.in_features, generator=stream)
+
+
+def masks() -> Iterator[Tensor]:
+    for bits in range(1, 2**NUM_EXPERTS):
+        yield torch.tensor([bool(bits >> i & 1) for i in range(NUM_EXPERTS)])
+
+
+def test_every_gate_has_a_row() -> None:
+    assert sorted(GATES) == known_names("fedmoe.moe.gates")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", GATES)
+def test_weights_sum_to_one_and_fall_on_held_experts_alone(name: str, seed: int) -> None:
+    gate = make(name, seed)
+    x_BD = inputs_for(gate, seed)
+    for held_M in masks():
+        routing = gate(x_BD, held_M)
+        held = int(held_M.sum())
+        assert routing.logits_BM.shape == (BATCH, NUM_EXPERTS)
+        assert routing.expert_ids_BK.shape == routing.weights_BK.shape == (BATCH, held)
+        assert torch.isfinite(routing.logits_BM).all()
+        assert held_M[routing.expert_ids_BK].all(), "an expert that is not held was chosen"
+        assert all(len(set(row)) == held for row in routing.expert_ids_BK.tolist())
+        assert (routing.weights_BK >= 0).all()
+        torch.testing.assert_close(routing.weights_BK.sum(dim=1), torch.ones(BATCH))
+        assert (routing.weights_BK.diff(dim=1) <= 0).all(), "experts must come best first"
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_the_weights_are_the_softmax_of_the_held_scores(name: str) -> None:
+    gate = make(name)
+    routing = gate(inputs_for(gate), torch.tensor([True, False, True, True, False]))
+    for logits_M, ids_K, weights_K in zip(routing.logits_BM, routing.expert_ids_BK, routing.weights_BK, strict=True):
+        powers = np.exp(logits_M[ids_K].detach().double().numpy())
+        np.testing.assert_allclose(weights_K.detach().numpy(), powers / powers.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_without_a_mask_the_whole_pool_is_held(name: str) -> None:
+    gate = make(name)
+    gate.reseed(5)
+    free = gate(inputs_for(gate))
+    gate.reseed(5)
+    masked = gate(inputs_for(gate), torch.ones(NUM_EXPERTS, dtype=torch.bool))
+    assert torch.equal(free.expert_ids_BK, masked.expert_ids_BK)
+    assert torch.equal(free.weights_BK, masked.weights_BK)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", GATES)
+def test_permuting_samples_permutes_routings(name: str, seed: int) -> None:
+    gate = make(name, seed)
+    x_BD = inputs_for(gate, seed)
+    order = torch.randperm(BATCH, generator=torch.Generator().manual_seed(seed))
+    held_M = torch.tensor([True, True, False, True, False])
+    gate.reseed(seed)
+    plain = gate(x_BD, held_M)
+    gate.reseed(seed)
+    permuted = gate(x_BD[order], held_M)
+    # A gate that draws lots gives the n-th lot to the n-th sample, whichever that is.
+    expected = order if GATES[name].looks else torch.arange(BATCH)
+    assert torch.equal(permuted.expert_ids_BK, plain.expert_ids_BK[expected])
+    torch.testing.assert_close(permuted.weights_BK, plain.weights_BK[expected])
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_one_expert_gets_all_the_weight(name: str) -> None:
+    gate = make(name, num_experts=1)
+    routing = gate(inputs_for(gate))
+    assert torch.equal(routing.expert_ids_BK, torch.zeros(BATCH, 1, dtype=torch.int64))
+    assert torch.equal(routing.weights_BK, torch.ones(BATCH, 1))
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_gate_is_its_vector(name: str) -> None:
+    gate, other = make(name, 0), make(name, 1)
+    vector = to_vector(gate)
+    assert vector.dtype == np.float32
+    assert vector.shape == (vector_size(gate),)
+    load_vector(other, vector)
+    gate.reseed(3)
+    other.reseed(3)
+    assert to_vector(other).tobytes() == vector.tobytes()
+    assert torch.equal(gate.scores(inputs_for(gate)), other.scores(inputs_for(gate)))
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_gradients_reach_all_that_trains_and_nothing_else(name: str) -> None:
+    gate = make(name)
+    loss = gate.scores(inputs_for(gate))[:, 0].logsumexp(0) - gate.scores(inputs_for(gate)).square().mean()
+    trainable = [parameter for parameter in gate.parameters() if parameter.requires_grad]
+    assert bool(trainable) == GATES[name].trains
+    assert loss.requires_grad == GATES[name].trains
+    if trainable:
+        loss.backward()
+    for parameter in trainable:
+        assert parameter.grad is not None
+        assert torch.isfinite(parameter.grad).all()
+        assert parameter.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_the_same_seed_and_stream_give_the_same_routing(name: str) -> None:
+    first, second = make(name, 4), make(name, 4)
+    first.scores(inputs_for(first))  # has drawn something already
+    first.reseed(9)
+    second.reseed(9)
+    one, two = first(inputs_for(first)), second(inputs_for(second))
+    assert torch.equal(one.expert_ids_BK, two.expert_ids_BK)
+    assert torch.equal(one.weights_BK, two.weights_BK)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_building_a_gate_leaves_the_global_stream_alone(name: str) -> None:
+    before = torch.random.get_rng_state()
+    gate = make(name, 3)
+    gate.reseed(1)
+    gate.scores(inputs_for(gate))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_random_rankings_are_roughly_uniform_over_streams() -> None:
+    gate, streams = make("random"), 600
+    firsts, pairs = np.zeros(NUM_EXPERTS), np.zeros((NUM_EXPERTS, NUM_EXPERTS))
+    for seed in range(streams):
+        gate.reseed(seed)
+        held = top_k(client_scores(gate, inputs_for(gate), "mean-probability"), 2, np.random.default_rng(seed))
+        firsts[held[0]] += 1
+        pairs[held[0], held[1]] += 1
+    expected = streams / NUM_EXPERTS
+    # chi-square with 4 degrees of freedom lies below 18.5 in 999 of 1000 fair lotteries
+    assert ((firsts - expected) ** 2 / expected).sum() < 18.5
+    off_diagonal = pairs[~np.eye(NUM_EXPERTS, dtype=bool)]
+    assert off_diagonal.min() > 0.4 * streams / len(off_diagonal)
+
+
+def test_a_random_gate_spreads_samples_over_the_held_experts() -> None:
+    gate, counts = make("random"), np.zeros(NUM_EXPERTS)
+    held_M = torch.tensor([False, True, False, True, False])
+    for seed in range(200):
+        gate.reseed(seed)
+        counts += np.bincount(gate(inputs_for(gate), held_M).expert_ids_BK[:, 0].numpy(), minlength=NUM_EXPERTS)
+    assert counts[[0, 2, 4]].sum() == 0
+    assert abs(counts[1] / counts.sum() - 0.5) < 0.05
+
+
+def test_streams_of_a_random_gate_differ() -> None:
+    gate = make("random")
+    gate.reseed(1)
+    one = gate.scores(inputs_for(gate))
+    gate.reseed(2)
+    assert not torch.equal(one, gate.scores(inputs_for(gate)))
+
+
+@pytest.mark.parametrize(("num_groups", "num_experts"), [(5, 5), (3, 5), (7, 5)])
+def test_the_oracle_picks_the_groups_expert(num_groups: int, num_experts: int) -> None:
+    gate = build_gate("oracle", GateSpec(in_features=num_groups, num_experts=num_experts, hidden=1), 0)
+    groups = torch.arange(num_groups)
+    routing = gate(torch.eye(num_groups))
+    assert torch.equal(routing.expert_ids_BK[:, 0], groups % num_experts)
+    assert (routing.weights_BK[:, 0] > 0.999).all()
+
+
+def test_a_uniform_gate_gives_equal_weights() -> None:
+    gate = make("uniform")
+    routing = gate(inputs_for(gate), torch.tensor([True, True, True, False, True]))
+    assert torch.equal(routing.weights_BK, torch.full((BATCH, 4), 0.25))
