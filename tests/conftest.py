@@ -23,6 +23,15 @@ os.environ |= {
 }
 
 
+# Warnings are errors. These are of other people's code about other people's code, and say nothing about ours.
+FOREIGN = ("ignore:'click\\.:DeprecationWarning",)  # typer, as it is imported
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in FOREIGN:
+        config.addinivalue_line("filterwarnings", line)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """Sums of torch have the same bits on every machine, and several test runs can share two cores."""

@@ -11,10 +11,10 @@ from unittest import mock
 import numpy as np
 from flwr.app import Message
 
+import fedmoe.flower.client_app as client
 import fedmoe.flower.server_app as server
 from fedmoe.data.contracts import Dataset, LoadRequest
 from fedmoe.federation.state import ServerState
-from fedmoe.flower.client_app import app as client_app
 from fedmoe.flower.local_grid import LocalGrid
 from fedmoe.recording.checkpoints import load_checkpoint
 from fedmoe.settings import Settings, from_flat
@@ -76,14 +76,16 @@ def run_small(
 ) -> Path:
     """Returns the run folder of a whole run, which stands below `folder`, as do its caches unless `home` is given.
 
-    The report and TensorBoard are left out: they are tested on their own, and would take most of the time.
+    Left out, for they would take most of the time: the report and TensorBoard, which are tested on their own, and that
+    every message reads the settings anew.
     """
     config = dict(SMALL if settings is None else settings) | {"output-dir": str(folder / "runs")}
     with ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, {"FEDMOE_HOME": str(home or folder / "home")}))
         stack.enter_context(mock.patch.object(server, "write_report"))
         stack.enter_context(mock.patch.object(server, "TensorBoardLogger"))
-        return server.run(grid(client_app, nodes, config), config)
+        stack.enter_context(mock.patch.object(client, "from_flat", return_value=from_flat(config)))
+        return server.run(grid(client.app, nodes, config), config)
 
 
 def rounds_of(method_folder: Path) -> list[dict[str, Any]]:

@@ -21,9 +21,9 @@ def correct_prior(
         max_steps: bound on the iterations.
         tolerance: largest change of the prior at which to stop.
     """
-    log_ratio_C = -train_prior_C.double().clamp_min(1e-12).log()
-    scores_BC = log_probs_BC.double() + log_ratio_C
     prior_C = train_prior_C.double()
+    # Left out rather than divided by next to nothing: that factor, step after step, would make the label certain.
+    scores_BC = (log_probs_BC.double() - prior_C.log()).masked_fill(prior_C == 0, float("-inf"))
     posterior_BC = torch.softmax(log_probs_BC.double(), dim=1)
     for _ in range(max_steps):
         posterior_BC = torch.softmax(scores_BC + prior_C.clamp_min(1e-300).log(), dim=1)

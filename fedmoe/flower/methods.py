@@ -59,11 +59,29 @@ def methods_of(settings: Settings) -> list[Method]:
                 f"each method must be there once, got '{name}' {names.count(name)} times: see "
                 "strategy.name and evaluate.baselines"
             )
+    for method in methods:
+        _check_init(method, settings)
     known = {method.name for method in methods}
     for table in settings.strategy.arguments:
         if table not in known:
             load_plugin("strategy", "strategies", table)  # arguments of a strategy that this run leaves out: it exists
     return methods
+
+
+def _check_init(method: Method, settings: Settings) -> None:
+    if not isinstance(method.strategy, ExpertStrategy):
+        return
+    common, model = settings.common_expert, settings.experts.model
+    other = common.source if common.source.startswith("torchvision:") else common.model
+    if (method.strategy.init or settings.experts.init) == "common" and other not in ("", model):
+        raise SettingsError(
+            f"{method.name} starts from the common expert, so both must have one backbone: experts.model is '{model}', "
+            f"the common expert is '{other}'; hint: strategy.{method.name}.init='random', or equal models"
+        )
+    if method.strategy.init not in ("", "random", "common"):
+        raise SettingsError(
+            f"strategy.{method.name}.init must be 'random', 'common' or '', got '{method.strategy.init}'"
+        )
 
 
 def short_name(reference: str) -> str:

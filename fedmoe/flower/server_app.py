@@ -60,7 +60,11 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     )
     hint = idle_gpu_hint(len(roster.node_ids), list(roster.devices))
     header["notes"] += [hint] if hint else []
-    facts = {"data_fingerprint": preparation.data.fingerprint, "partition_hash": header["partition"]["hash"]}
+    facts: dict[str, Any] = {
+        "dataset": header["dataset"],
+        "data_fingerprint": preparation.data.fingerprint,
+        "partition_hash": header["partition"]["hash"],
+    }
     folder.write_environment(
         describe_environment(facts | {"nodes": len(roster.node_ids), "devices": list(roster.devices)})
     )

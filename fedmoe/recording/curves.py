@@ -13,6 +13,7 @@ __all__ = ["draw_accuracy", "draw_bytes", "draw_clients", "draw_entropy", "draw_
 
 NOT_EVALUATED = "There is no evaluation on unseen clients yet."
 MAX_BARS = 120
+SPAN = 10.0
 
 LINES = {"zero_shot": "-", "zero_shot_em": "--", "mixture": ":"}
 WORDS = {"zero_shot": "", "zero_shot_em": " + prior correction", "mixture": ", mixture"}
@@ -42,6 +43,9 @@ def draw_accuracy(record: RunRecord) -> Picture:
                 axes.axhline(100 * mean, color=GREY, linestyle=line, linewidth=1.3, label=label, zorder=1)
         rounds_axis(axes)
         axes.set_ylabel("accuracy on unseen clients, mean (%)")
+        low, high = axes.get_ylim()
+        # A first evaluation would be magnified to fractions of a point, and look like a contest.
+        axes.set_ylim(min(low, (low + high - SPAN) / 2), max(high, (low + high + SPAN) / 2))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 

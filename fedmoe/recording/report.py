@@ -118,8 +118,9 @@ def _results(record: RunRecord) -> str:
         return f'{heading}<p class="missing">There is no evaluation on unseen clients yet.</p>'
     caption = (
         "<figcaption>Accuracy on each unseen client's own test samples. Mean and standard deviation are over clients; "
-        "the worst decile is the mean of the worst tenth of them. The bound chooses by labels: no method can reach for "
-        "it.</figcaption>"
+        "the worst decile is the mean of the worst tenth of them. Zero-shot takes one of the held experts for each "
+        "sample. The bound takes one for all of a client's samples, by their labels: no method may, though an expert "
+        "for each sample can do better.</figcaption>"
     )
     return heading + table(["method", "prediction", "mean", "std", "worst decile"], rows, 2) + caption
 

@@ -118,7 +118,7 @@ def _about_main(record: RunRecord, figures: Figures) -> list[str]:
     bound = (told.get("best_expert") or {}).get("mean")
     if bound is not None and mine is not None and not record.dense(record.main):
         sentences.append(
-            f"Choosing each client's best single expert in hindsight, with its labels, would give {percent(bound)}."
+            f"One expert for all of a client's samples, chosen in hindsight by its labels, would give {percent(bound)}."
         )
     sentences.append(
         f"Gaps under one point are called ties: these are figures of one seed ({record.settings['seed']})."

@@ -8,11 +8,11 @@ __all__ = ["VARIANTS", "bytes_text", "method_title", "notes_of", "percent", "sta
 TITLES = {"fedjets": "FedJETs", "fedavg": "FedAvg", "fedprox": "FedProx", "fedsgd": "FedSGD", "ifca": "IFCA"}
 
 VARIANTS = {
-    "zero_shot": "zero-shot, one expert a sample",
-    "zero_shot_em": "zero-shot, with prior correction",
-    "mixture": "mixture of the held experts",
-    "mixture_em": "mixture, with prior correction",
-    "best_expert": "best expert in hindsight (bound)",
+    "zero_shot": "zero-shot",
+    "zero_shot_em": "zero-shot + prior correction",
+    "mixture": "mixture of held experts",
+    "mixture_em": "mixture + prior correction",
+    "best_expert": "best single expert (bound)",
     "plain": "alone",
     "em": "with prior correction",
 }

@@ -23,6 +23,7 @@ from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.vectors import to_vector
 from fedmoe.seeding import derive_seed, torch_stream
 from fedmoe.settings import Settings
+from fedmoe.training.pretrained import PretrainedExpert, fit_head, pretrained_expert
 from fedmoe.training.samples import channel_statistics
 
 __all__ = ["CommonExpert", "common_expert"]
@@ -56,20 +57,24 @@ def common_expert(
     spec = expert_spec(settings, dataset)
     backbone = settings.common_expert.model or settings.experts.model
     source = settings.common_expert.source
+    key = _cache_key(settings, backbone, spec, data_fingerprint, public_ids)
+    file = home() / "cache" / "common" / f"{key}.safetensors"
     if source.startswith("torchvision:"):
-        raise DataError(f"common-expert.source '{source}' is not supported yet")
-    expert = build_expert(backbone, spec, derive_seed(settings.seed, "common expert"))
-    if source != "public":
-        report: dict[str, Any] = {"source": source}
-        _load(expert, Path(source).expanduser())
+        backbone = source
+        expert: Expert = pretrained_expert(
+            source.removeprefix("torchvision:"), spec.num_classes, *channel_statistics(dataset.x_NCHW, public_ids)
+        )
+        train = _probe
     else:
-        key = _cache_key(settings, backbone, spec, data_fingerprint, public_ids)
-        file = home() / "cache" / "common" / f"{key}.safetensors"
-        if file.is_file():
-            report = _load(expert, file) | {"cached": True}
-        else:
-            report = _pretrain(expert.to(device), settings, dataset, public_ids, device) | {"cached": False}
-            _save(expert, file, report)
+        expert = build_expert(backbone, spec, derive_seed(settings.seed, "common expert"))
+        train = _pretrain
+    if source != "public" and train is _pretrain:
+        report: dict[str, Any] = {"source": source} | _load(expert, Path(source).expanduser())
+    elif file.is_file():
+        report = _load(expert, file) | {"cached": True}
+    else:
+        report = train(expert.to(device), settings, dataset, public_ids, device) | {"cached": False}
+        _save(expert, file, report)
     expert.eval().requires_grad_(False).to(device)
     digest = hashlib.sha256(backbone.encode() + to_vector(expert).tobytes()).hexdigest()
     return CommonExpert(expert=expert, backbone=backbone, fingerprint=digest, report=report)
@@ -96,11 +101,10 @@ def _cache_key(settings: Settings, backbone: str, spec: ExpertSpec, data: str, p
 def _pretrain(
     expert: Expert, settings: Settings, dataset: Dataset, public_ids: Ids, device: torch.device
 ) -> dict[str, Any]:
-    """Trains in place on nine tenths of the public split; a tenth is held out to tell the accuracy."""
+    """Trains in place on nine tenths of the public split."""
     common = settings.common_expert
     stream = torch_stream(settings.seed, "common expert", "batches")
-    order = public_ids[torch.randperm(len(public_ids), generator=stream).numpy()]
-    held_out, train_ids = order[: len(order) // 10], order[len(order) // 10 :]
+    held_out, train_ids = _split(settings, public_ids)
     mean, std = (t.view(-1, 1, 1).to(device) for t in channel_statistics(dataset.x_NCHW, public_ids))
     x = torch.from_numpy(np.ascontiguousarray(dataset.x_NCHW[train_ids])).to(device)
     y = torch.from_numpy(np.ascontiguousarray(dataset.y_N[train_ids])).to(device)
@@ -128,6 +132,33 @@ def _pretrain(
         "asked_accuracy": common.accuracy,
         "reached": accuracy >= common.accuracy,
     }
+
+
+def _probe(
+    expert: Expert, settings: Settings, dataset: Dataset, public_ids: Ids, device: torch.device
+) -> dict[str, Any]:
+    """Fits the head of a pretrained network on nine tenths of the public split."""
+    if not isinstance(expert, PretrainedExpert):
+        raise TypeError(f"only a pretrained network is probed, got {type(expert).__name__}")
+    held_out, train_ids = _split(settings, public_ids)
+    mean, std = channel_statistics(dataset.x_NCHW, public_ids)
+    chunks = forward_all(expert, dataset.x_NCHW[train_ids], mean.to(device), std.to(device), device)
+    embeddings = torch.from_numpy(np.concatenate([embedding for embedding, _ in chunks])).to(device)
+    fit_head(expert, embeddings, torch.from_numpy(dataset.y_N[train_ids]).to(device))
+    return {
+        "source": settings.common_expert.source,
+        "epochs": 0,
+        "held_out_accuracy": _accuracy(expert, dataset, held_out, mean.to(device), std.to(device), device),
+        "asked_accuracy": 0.0,
+        "reached": True,
+    }
+
+
+def _split(settings: Settings, public_ids: Ids) -> tuple[Ids, Ids]:
+    """Returns a tenth of the public split, held out to tell the accuracy, and the rest, to train on; by lot."""
+    stream = torch_stream(settings.seed, "common expert", "split")
+    order = public_ids[torch.randperm(len(public_ids), generator=stream).numpy()]
+    return order[: len(order) // 10], order[len(order) // 10 :]
 
 
 def _accuracy(expert: Expert, dataset: Dataset, ids: Ids, mean: Tensor, std: Tensor, device: torch.device) -> float:

@@ -100,10 +100,10 @@ class SampleStore:
             reads: what the gate reads (`Gate.reads`).
         """
         return ClientSamples(
-            images=torch.from_numpy(np.ascontiguousarray(self.images[ids])).to(self.device),
-            y=torch.from_numpy(np.ascontiguousarray(self.labels[ids])).to(self.device),
+            images=torch.tensor(self.images[ids], device=self.device),
+            y=torch.tensor(self.labels[ids], device=self.device),
             gate_input=self.gate_input(ids, reads),
-            common_logits=torch.from_numpy(np.ascontiguousarray(self.logits[ids])).to(self.device),
+            common_logits=torch.tensor(self.logits[ids], device=self.device),
             mean=self.mean.view(-1, 1, 1).to(self.device),
             std=self.std.view(-1, 1, 1).to(self.device),
         )
@@ -115,9 +115,10 @@ class SampleStore:
             ValueError: `reads` is neither `"embedding"` nor `"group"`.
         """
         if reads == "embedding":
-            return torch.from_numpy(np.ascontiguousarray(self.embeddings[ids])).to(self.device)
+            # Copied into torch's own memory, which is aligned alike each time: the last bit of a product depends on it.
+            return torch.tensor(self.embeddings[ids], device=self.device)
         if reads == "group":
-            groups = torch.from_numpy(np.ascontiguousarray(self.groups[ids]))
+            groups = torch.tensor(self.groups[ids])
             return one_hot(groups, self.num_groups).float().to(self.device)
         raise ValueError(f"a gate reads 'embedding' or 'group', got '{reads}'")
 

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+
+from fedmoe.evaluation.prior_em import correct_prior
+
+
+def log_probs(seed: int, size: int = 40, classes: int = 4) -> torch.Tensor:
+    stream = torch.Generator().manual_seed(seed)
+    return torch.log_softmax(2 * torch.randn(size, classes, generator=stream, dtype=torch.float64), dim=1)
+
+
+def uniform(classes: int) -> torch.Tensor:
+    return torch.full((classes,), 1 / classes, dtype=torch.float64)
+
+
+def likelihood(log_probs_BC: torch.Tensor, train_prior: np.ndarray, prior: np.ndarray) -> float:
+    """Log-likelihood of the batch, up to a constant, under another label prior."""
+    return float(np.log((log_probs_BC.exp().numpy() * (prior / train_prior)).sum(axis=1)).mean())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_classes_get_the_most_likely_prior_of_a_fine_grid(seed: int) -> None:
+    scores, train_prior = log_probs(seed, classes=2), np.array([0.7, 0.3])
+    grid = np.linspace(0.0005, 0.9995, 2000)
+    best = max(grid, key=lambda q: likelihood(scores, train_prior, np.array([q, 1 - q])))
+    posterior = correct_prior(scores, torch.tensor(train_prior), max_steps=5000, tolerance=1e-12)
+    assert float(posterior.mean(dim=0)[0]) == pytest.approx(best, abs=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_answer_is_a_fixed_point_of_the_formula(seed: int) -> None:
+    scores, train_prior = log_probs(seed), torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+    posterior = correct_prior(scores, train_prior, max_steps=20000, tolerance=1e-14)
+    prior = posterior.mean(dim=0)
+    again = scores.exp() * prior / train_prior
+    torch.testing.assert_close(again / again.sum(dim=1, keepdim=True), posterior, rtol=1e-6, atol=1e-8)
+    assert torch.allclose(posterior.sum(dim=1), torch.ones(len(scores), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_step_makes_the_batch_more_likely(seed: int) -> None:
+    scores, train_prior = log_probs(seed), np.full(4, 0.25)
+    priors = [
+        correct_prior(scores, uniform(4), max_steps=steps, tolerance=0.0).mean(dim=0).numpy() for steps in range(1, 20)
+    ]
+    found = [likelihood(scores, train_prior, prior) for prior in priors]
+    assert all(later >= earlier - 1e-12 for earlier, later in zip(found, found[1:], strict=False))
+
+
+def test_sure_predictions_give_their_own_shares_and_stay() -> None:
+    labels = torch.tensor([0] * 6 + [2] * 3)
+    scores = torch.log_softmax(torch.nn.functional.one_hot(labels, 3).double() * 60, dim=1)
+    posterior = correct_prior(scores, uniform(3))
+    assert posterior.argmax(dim=1).tolist() == labels.tolist()
+    torch.testing.assert_close(posterior.mean(dim=0), torch.tensor([6 / 9, 0, 3 / 9], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("steps", [1, 10, 100, 1000])
+def test_a_label_that_was_never_trained_stays_impossible(steps: int) -> None:
+    train_prior = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=torch.float64)
+    posterior = correct_prior(log_probs(1), train_prior, max_steps=steps, tolerance=0.0)
+    assert posterior[:, 2:].max() == 0
+    assert torch.isfinite(posterior).all()
+
+
+@pytest.mark.parametrize("shift", [[0.8, 0.1, 0.1], [0.05, 0.05, 0.9], [1 / 3, 1 / 3, 1 / 3]])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_finds_a_shifted_prior_and_helps(seed: int, shift: list[float]) -> None:
+    # Three Gaussians on a line; the classifier is the Bayes posterior under the prior of the training data.
+    rng, centres, train_prior = np.random.default_rng(seed), np.array([-1.0, 0.0, 1.0]), np.array([0.2, 0.6, 0.2])
+    labels = rng.choice(3, 4000, p=shift)
+    x = rng.normal(centres[labels], 0.7)
+    joint = np.exp(-((x[:, None] - centres) ** 2) / (2 * 0.7**2)) * train_prior
+    scores = torch.from_numpy(np.log(joint / joint.sum(axis=1, keepdims=True)))
+    posterior = correct_prior(scores, torch.from_numpy(train_prior), max_steps=2000)
+    np.testing.assert_allclose(posterior.mean(dim=0).numpy(), shift, atol=0.06)
+    before = float((scores.argmax(dim=1).numpy() == labels).mean())
+    after = float((posterior.argmax(dim=1).numpy() == labels).mean())
+    assert after > before

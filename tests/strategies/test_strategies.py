@@ -1,0 +1,241 @@
+"""The strategies' battery: one row a file in `strategies/`; a file without a row fails."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedmoe.data.embeddings import EmbeddingTable
+from fedmoe.data.population import Population, build_population
+from fedmoe.errors import SettingsError
+from fedmoe.evaluation.zero_shot import serve_client
+from fedmoe.federation.job import Term
+from fedmoe.federation.ledger import Ledger
+from fedmoe.federation.state import ServerState
+from fedmoe.flower.federation import Federation
+from fedmoe.flower.methods import build_strategy
+from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.flower.wire import job_from_json, job_to_json
+from fedmoe.moe.construction import build_expert, build_gate
+from fedmoe.moe.expert import ExpertSpec
+from fedmoe.moe.gate import GateSpec
+from fedmoe.references import known_names
+from fedmoe.training.objective import load_objective
+from fedmoe.training.samples import SampleStore
+from tests.small import NUM_CLASSES, blobs, small_settings
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is particular about a strategy.
+
+    Attributes:
+        pool: the size of its pool under `SMALL`, where M=3.
+        held: how many experts a normal client holds where K=2.
+        wrong: arguments that it must refuse.
+        others: argument sets beside the defaults to go through the battery.
+    """
+
+    pool: int
+    held: int
+    wrong: tuple[dict[str, Any], ...] = ()
+    others: tuple[dict[str, Any], ...] = field(default=())
+
+
+STRATEGIES = {
+    "fedavg": Row(pool=1, held=1, wrong=({"no_such": 1}, {"init": 3})),
+    "fedjets": Row(
+        pool=3,
+        held=2,
+        wrong=(
+            {"aggregation": "median"},
+            {"weighting": "loss"},
+            {"output": "vote"},
+            {"renormalise": "yes"},
+            {"top_k": 2},
+        ),
+        others=(
+            {"aggregation": "vote", "weighting": "examples"},
+            {"aggregation": "mean-logit", "output": "logit", "renormalise": False},
+            {"anchors_mix": True},
+        ),
+    ),
+    "fedprox": Row(pool=1, held=1, wrong=({"mu": -0.1}, {"mu": "much"}), others=({"mu": 0.0}, {"mu": 2})),
+}
+CASES = [(name, arguments) for name, row in STRATEGIES.items() for arguments in ({}, *row.others)]
+ROUNDS = range(1, 6)
+
+
+def build(name: str, arguments: dict[str, Any], **changes: Any) -> ExpertStrategy:
+    """Returns the strategy, bound to the small population."""
+    table = {f"strategy__{name}__{key}": value for key, value in arguments.items()}
+    settings = small_settings(strategy__name=name, **table, **changes)
+    strategy = build_strategy(name, settings)
+    assert isinstance(strategy, ExpertStrategy)
+    ledger = Ledger(gate_size=1, expert_size=1, num_experts=strategy.pool_size(settings), common_size=0)
+    population = build_population(blobs(None), settings)
+    strategy.bind(Federation(settings=settings, population=population, plan={}, ledger=ledger, recorder=None))  # type: ignore[arg-type]
+    return strategy
+
+
+def rankings_for(strategy: ExpertStrategy, clients: tuple[int, ...], seed: int) -> dict[int, tuple[float, ...]]:
+    """Returns what `assign` is told: scores of those who were asked, nothing of the others."""
+    rng = np.random.default_rng(seed)
+    asked = set(strategy.ranked(clients))
+    return {c: tuple(rng.random(strategy.num_experts).tolist()) if c in asked else () for c in clients}
+
+
+def one_round(strategy: ExpertStrategy, round_num: int, seed: int = 0) -> tuple[tuple[int, ...], dict[int, Any]]:
+    rng = np.random.default_rng([seed, round_num])
+    clients = tuple(strategy.sample(round_num, tuple(strategy.federation.population.training), rng))
+    return clients, dict(strategy.assign(round_num, rankings_for(strategy, clients, seed), rng))
+
+
+def test_every_strategy_has_a_row() -> None:
+    assert sorted(STRATEGIES) == known_names("strategies")
+
+
+@pytest.mark.parametrize(("name", "wrong"), [(name, w) for name, row in STRATEGIES.items() for w in row.wrong])
+def test_wrong_arguments_are_refused(name: str, wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=f"strategy.{name}"):
+        build(name, wrong)
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_it_samples_as_many_different_training_clients_as_asked(name: str, arguments: dict[str, Any]) -> None:
+    seen = set()
+    for per_round, anchors in ((5, 2), (4, 0), (3, 3)):
+        strategy = build(name, arguments, clients__per_round=per_round, clients__anchors_per_round=anchors)
+        for round_num in ROUNDS:
+            clients, assignment = one_round(strategy, round_num)
+            assert len(clients) == len(set(clients)) == per_round
+            assert set(clients) <= set(strategy.federation.population.training)
+            assert set(assignment) == set(clients)
+            seen |= set(clients)
+    assert len(seen) > 9, "hardly any client is ever sampled"
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_it_assigns_within_the_pool_without_repeats(name: str, arguments: dict[str, Any]) -> None:
+    strategy = build(name, arguments)
+    population: Population = strategy.federation.population
+    assert strategy.num_experts == STRATEGIES[name].pool
+    for round_num in ROUNDS:
+        _, assignment = one_round(strategy, round_num)
+        for client, held in assignment.items():
+            assert set(held) <= set(range(strategy.num_experts))
+            own = strategy.num_experts > 1 and client in population.anchors
+            assert len(held) == len(set(held)) == (1 if own else STRATEGIES[name].held)
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_its_choices_depend_on_the_given_stream_alone(name: str, arguments: dict[str, Any]) -> None:
+    one, two = build(name, arguments), build(name, arguments)
+    first = [one_round(one, r, seed=3) for r in ROUNDS]
+    assert first == [one_round(two, r, seed=3) for r in reversed(ROUNDS)][::-1], "a strategy must not count on order"
+    assert first != [one_round(two, r, seed=4) for r in ROUNDS]
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_its_jobs_travel_as_json_and_name_objectives_that_exist(name: str, arguments: dict[str, Any]) -> None:
+    strategy = build(name, arguments)
+    for round_num in ROUNDS:
+        _, assignment = one_round(strategy, round_num)
+        for client, held in assignment.items():
+            job = strategy.job(round_num, client, tuple(held))
+            assert (job.client_id, job.round_num, job.experts) == (client, round_num, tuple(held))
+            assert job.weighting in ("uniform", "examples")
+            assert job.gate == strategy.has_gate
+            assert job_from_json(json.loads(json.dumps(job_to_json(job)))) == job
+            assert callable(load_objective(job.objective))
+
+
+@pytest.mark.parametrize("gate", ["mlp", "uniform", "random", "oracle", "frozen"])
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_it_serves_a_client_that_it_has_never_seen(name: str, arguments: dict[str, Any], gate: str) -> None:
+    strategy = build(name, arguments)
+    data, settings = blobs(None), strategy.federation.settings
+    rng = np.random.default_rng(0)
+    table = EmbeddingTable(
+        "key",
+        rng.standard_normal((len(data.y_N), 5)).astype(np.float32),
+        rng.standard_normal((len(data.y_N), NUM_CLASSES)).astype(np.float32),
+    )
+    store = SampleStore.of(data, strategy.federation.population, table, torch.device("cpu"))
+    spec = ExpertSpec(in_shape=(1, 4, 4), num_classes=NUM_CLASSES, width=5)
+    pool = [build_expert("mlp", spec, i) for i in range(strategy.num_experts)]
+    width = store.gate_width("group" if gate == "oracle" else "embedding")
+    module = build_gate(gate, GateSpec(in_features=width, num_experts=len(pool), hidden=4), 0)
+    prior = torch.full((NUM_CLASSES,), 1 / NUM_CLASSES, dtype=torch.float64)
+    for client in strategy.federation.population.unseen:
+        samples = store.load(strategy.federation.population.shards[client], module.reads)
+        result = serve_client(
+            module if strategy.has_gate else None,
+            lambda i: pool[i],
+            len(pool),
+            samples,
+            strategy.serving(),
+            prior,
+            np.random.default_rng(1),
+        )
+        assert len(result.experts) == len(set(result.experts)) == min(settings.experts.top_k, len(pool))
+        assert set(result.experts) <= set(range(len(pool)))
+        assert all(0 <= accuracy <= 1 for accuracy in result.accuracies.values())
+        assert {"zero_shot", "zero_shot_em"} <= set(result.accuracies)
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_merging_nothing_changes_nothing(name: str, arguments: dict[str, Any]) -> None:
+    from fedmoe.federation.merging import Sums
+    from fedmoe.flower.orders import Replies
+
+    strategy = build(name, arguments)
+    rng = np.random.default_rng(0)
+    state = ServerState(
+        gate=rng.standard_normal(4).astype(np.float32) if strategy.has_gate else None,
+        experts=tuple(rng.standard_normal(6).astype(np.float32) for _ in range(strategy.num_experts)),
+    )
+    nothing = Replies(rows=[], sums=Sums(True), updates=(), failures=[])
+    merged = strategy.merge(1, state, nothing)
+    assert merged.to_arrays().keys() == state.to_arrays().keys()
+    for part, array in merged.to_arrays().items():
+        assert array.tobytes() == state.to_arrays()[part].tobytes()
+
+
+def test_fedjets_samples_as_many_anchors_as_asked() -> None:
+    for anchors in (0, 1, 3):
+        strategy = build("fedjets", {}, clients__anchors_per_round=anchors)
+        own = strategy.federation.population.anchors
+        for round_num in ROUNDS:
+            clients, assignment = one_round(strategy, round_num)
+            assert sum(client in own for client in clients) == anchors
+            assert all(assignment[client] == (own[client],) for client in clients if client in own)
+            assert set(strategy.ranked(clients)) == set(clients) - set(own)
+
+
+def test_a_normal_client_of_fedjets_gets_its_best_experts_best_first() -> None:
+    strategy = build("fedjets", {})
+    (client, *_) = strategy.federation.population.normal
+    held = strategy.assign(1, {client: (0.2, 0.5, 0.3)}, np.random.default_rng(0))
+    assert held == {client: (1, 2)}
+
+
+@pytest.mark.parametrize("mix", [True, False])
+def test_fedjets_gives_anchors_their_two_losses_and_others_the_joint_one(mix: bool) -> None:
+    strategy = build("fedjets", {"anchors_mix": mix, "output": "logit", "renormalise": False})
+    anchor = strategy.job(1, 0, (0,))
+    names = [term.name for term in anchor.objective]
+    assert names == (["anchor", "mixture"] if mix else ["anchor"])
+    normal = strategy.job(1, 11, (0, 2))
+    assert normal.objective == (Term("mixture", {"output": "logit", "renormalise": False}),)
+
+
+@pytest.mark.parametrize("mu", [0.01, 3])
+def test_fedprox_is_fedavg_with_a_proximal_term(mu: float) -> None:
+    prox, plain = build("fedprox", {"mu": mu}).job(2, 7, (0,)), build("fedavg", {}).job(2, 7, (0,))
+    assert prox.objective == (*plain.objective, Term("prox", {"mu": mu}))
+    assert plain.objective == (Term("dense"),)
+    assert prox.weighting == plain.weighting == "examples"

@@ -1,0 +1,110 @@
+"""The common expert: trained, given, or torchvision's; cached by content; a damaged file is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision import models
+
+from fedmoe.data.contracts import Dataset
+from fedmoe.errors import DataError, SettingsError
+from fedmoe.moe.vectors import to_vector
+from fedmoe.settings import Settings, from_flat
+from fedmoe.training import common_expert as module
+from fedmoe.training.common_expert import common_expert
+
+CPU = torch.device("cpu")
+
+
+def blobs(seed: int = 0, side: int = 8) -> Dataset:
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 4, 200)
+    centres = rng.integers(40, 200, (4, 1, side, side))
+    x = np.clip(centres[y] + rng.normal(0, 10, (200, 1, side, side)), 0, 255).astype(np.uint8)
+    return Dataset(name="blobs", real=False, x_NCHW=x, y_N=y, num_train=150, class_names=("a", "b", "c", "d"))
+
+
+def settings(**more: float | str) -> Settings:
+    return from_flat({"experts.model": "mlp", "experts.width": 8, "train.threads": 1} | more)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDMOE_HOME", str(tmp_path / "home"))
+
+
+PUBLIC = np.arange(100)
+
+
+def test_it_learns_and_the_second_call_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = common_expert(settings(), blobs(), "data", PUBLIC, CPU)
+    assert first.report["held_out_accuracy"] > 0.9
+    assert not first.report["cached"]
+    monkeypatch.setattr(module, "_pretrain", None)
+    second = common_expert(settings(), blobs(), "data", PUBLIC, CPU)
+    assert second.report["cached"]
+    assert second.fingerprint == first.fingerprint
+    assert not any(parameter.requires_grad for parameter in second.expert.parameters())
+
+
+@pytest.mark.parametrize("other", [{"common-expert.epochs": 3}, {"seed": 1}, {"experts.width": 4}])
+def test_other_settings_give_another_common_expert(other: dict[str, float]) -> None:
+    first = common_expert(settings(), blobs(), "data", PUBLIC, CPU)
+    second = common_expert(settings(**other), blobs(), "data", PUBLIC, CPU)
+    assert first.fingerprint != second.fingerprint
+
+
+def test_a_stated_accuracy_ends_training_early_and_an_unreached_one_is_told() -> None:
+    early = common_expert(settings(**{"common-expert.accuracy": 0.5}), blobs(), "data", PUBLIC, CPU).report
+    never = common_expert(
+        settings(**{"common-expert.accuracy": 1.0, "common-expert.epochs": 1, "common-expert.learning-rate": 1e-6}),
+        blobs(),
+        "data",
+        PUBLIC,
+        CPU,
+    ).report
+    assert early["epochs"] < 20
+    assert early["reached"]
+    assert not never["reached"]
+
+
+def test_a_given_file_is_used_and_a_file_of_another_shape_or_a_cut_one_is_refused(tmp_path: Path) -> None:
+    trained = common_expert(settings(), blobs(), "data", PUBLIC, CPU)
+    (file,) = (tmp_path / "home" / "cache" / "common").glob("*.safetensors")
+    given = common_expert(settings(**{"common-expert.source": str(file)}), blobs(), "data", PUBLIC, CPU)
+    np.testing.assert_array_equal(to_vector(given.expert), to_vector(trained.expert))
+    with pytest.raises(DataError, match="does not fit"):
+        common_expert(settings(**{"common-expert.source": str(file), "experts.width": 4}), blobs(), "data", PUBLIC, CPU)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DataError, match="does not fit"):
+        common_expert(settings(**{"common-expert.source": str(cut)}), blobs(), "data", PUBLIC, CPU)
+    with pytest.raises(DataError, match="must be 'public'"):
+        common_expert(settings(**{"common-expert.source": "/nowhere.safetensors"}), blobs(), "data", PUBLIC, CPU)
+
+
+def test_torchvision_weights_are_probed_with_a_linear_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = models.resnet18(weights=None).state_dict()
+    weights = models.ResNet18_Weights
+    monkeypatch.setattr(weights, "get_state_dict", lambda *args, **kwargs: state)
+    monkeypatch.setattr("fedmoe.training.pretrained.SIDE", 32)
+    common = common_expert(settings(**{"common-expert.source": "torchvision:resnet18"}), blobs(), "data", PUBLIC, CPU)
+    assert common.expert.embedding_dim == 512
+    assert common.report["held_out_accuracy"] > 0.6
+    assert common.backbone == "torchvision:resnet18"
+
+
+def test_torchvision_weights_that_cannot_be_had_are_refused_with_the_place_to_put_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    with pytest.raises(DataError, match=r"resnet18-.*\.pth there"):
+        common_expert(settings(**{"common-expert.source": "torchvision:resnet18"}), blobs(), "data", PUBLIC, CPU)
+    with pytest.raises(SettingsError, match="did you mean 'resnet18'"):
+        common_expert(settings(**{"common-expert.source": "torchvision:resnet19"}), blobs(), "data", PUBLIC, CPU)

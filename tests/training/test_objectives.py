@@ -1,0 +1,208 @@
+"""The objectives' battery: one row a file in `fedmoe/training/objectives/`; a file without a row fails."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fedmoe.federation.job import ClientJob, Term
+from fedmoe.moe.construction import build_expert, build_gate
+from fedmoe.moe.expert import ExpertSpec
+from fedmoe.moe.gate import GateSpec
+from fedmoe.references import known_names
+from fedmoe.training.objective import Batch, LocalModel, load_objective
+
+CLASSES, BATCH, POOL, WIDTH = 5, 12, 4, 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """Arguments to try it with, and whether it moves experts and gate from where they start."""
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    experts: bool = True
+    gate: bool = True
+
+
+OBJECTIVES: dict[str, list[Row]] = {
+    "anchor": [Row()],
+    "dense": [Row(gate=False)],
+    "mixture": [Row({"output": o, "renormalise": r}) for o in ("probability", "logit") for r in (True, False)],
+    "prox": [Row({"mu": 0.3}, experts=False, gate=False)],  # at its start the penalty is at its least
+}
+ROWS = [(name, row) for name, rows in OBJECTIVES.items() for row in rows]
+
+
+def local_model(held: tuple[int, ...] = (2, 0), seed: int = 0, gate: bool = True, prior: Any = None) -> LocalModel:
+    spec = ExpertSpec(in_shape=(1, 2, 2), num_classes=CLASSES, width=6)
+    experts = [build_expert("mlp", spec, 100 * seed + i) for i in held]
+    module = build_gate("mlp", GateSpec(in_features=WIDTH, num_experts=POOL, hidden=5), seed) if gate else None
+    model = LocalModel(gate=module, experts=experts, expert_ids=held, num_experts=POOL, start=(), log_prior_C=prior)
+    return replace(model, start=tuple(p.detach().clone() for p in model.parameters()))
+
+
+def batch(seed: int = 0, size: int = BATCH) -> Batch:
+    stream = torch.Generator().manual_seed(seed)
+    return Batch(
+        torch.randn(size, 1, 2, 2, generator=stream),
+        torch.randint(CLASSES, (size,), generator=stream),
+        torch.randn(size, WIDTH, generator=stream),
+    )
+
+
+def job(*terms: Term, held: tuple[int, ...] = (2, 0)) -> ClientJob:
+    return ClientJob(client_id=0, round_num=1, experts=held, objective=terms, gate=True)
+
+
+def loss_of(model: LocalModel, data: Batch, *terms: Term) -> Tensor:
+    return load_objective(terms)(model, data, job(*terms, held=model.expert_ids))
+
+
+def gradients(model: LocalModel, loss: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(loss, model.parameters(), allow_unused=True)
+    pairs = zip(found, model.parameters(), strict=True)
+    return [torch.zeros_like(parameter) if grad is None else grad for grad, parameter in pairs]
+
+
+def flat(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.reshape(-1) for part in parts]) if parts else torch.zeros(0)
+
+
+def test_every_objective_has_a_row() -> None:
+    assert sorted(OBJECTIVES) == known_names("fedmoe.training.objectives")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("name", "row"), ROWS)
+def test_the_loss_is_a_finite_scalar_with_finite_gradients(name: str, row: Row, seed: int) -> None:
+    model = local_model(seed=seed)
+    for size in (1, BATCH):
+        loss = loss_of(model, batch(seed, size), Term(name, row.arguments))
+        assert loss.shape == ()
+        assert torch.isfinite(loss)
+        assert all(torch.isfinite(grad).all() for grad in gradients(model, loss))
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS)
+def test_the_loss_moves_what_it_should(name: str, row: Row) -> None:
+    model = local_model()
+    grads = gradients(model, loss_of(model, batch(), Term(name, row.arguments)))
+    own = len(list(model.experts[0].parameters()))
+    assert bool(flat(grads[:own]).abs().sum() > 0) == row.experts
+    assert bool(flat(grads[2 * own :]).abs().sum() > 0) == row.gate
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS)
+def test_the_loss_is_a_mean_over_samples(name: str, row: Row) -> None:
+    model, data = local_model(), batch()
+    twice = Batch(*(torch.cat([part, part]) for part in (data.x_BCHW, data.y_B, data.gate_BD)))
+    term = Term(name, row.arguments)
+    torch.testing.assert_close(loss_of(model, twice, term), loss_of(model, data, term))
+
+
+@pytest.mark.parametrize("output", ["probability", "logit"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_mixture_of_one_expert_is_the_dense_loss(seed: int, output: str) -> None:
+    model, data = local_model(held=(1,), seed=seed), batch(seed)
+    dense = loss_of(model, data, Term("dense"))
+    mixture = loss_of(model, data, Term("mixture", {"output": output}))
+    torch.testing.assert_close(mixture, dense)
+    torch.testing.assert_close(flat(gradients(model, mixture)), flat(gradients(model, dense)))
+
+
+@pytest.mark.parametrize("renormalise", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_mixture_is_the_likelihood_of_the_weighted_output(seed: int, renormalise: bool) -> None:
+    model, data = local_model(held=(3, 1), seed=seed), batch(seed)
+    got = loss_of(model, data, Term("mixture", {"renormalise": renormalise}))
+    assert model.gate is not None
+    scores = model.gate.scores(data.gate_BD).detach().double().numpy()
+    powers = np.exp(scores)[:, [3, 1]]
+    weights = powers / (powers if renormalise else np.exp(scores)).sum(axis=1, keepdims=True)
+    outputs = [expert(data.x_BCHW).detach().double().softmax(1).numpy() for expert in model.experts]
+    likelihood = sum(weights[:, [k]] * outputs[k] for k in range(2))[np.arange(BATCH), data.y_B.numpy()]
+    assert float(got.detach()) == pytest.approx(-np.log(likelihood).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_in_which_experts_are_held_does_not_matter_to_a_mixture(seed: int) -> None:
+    data, one = batch(seed), local_model(held=(3, 1), seed=seed)
+    two = replace(one, experts=one.experts[::-1], expert_ids=(1, 3))
+    torch.testing.assert_close(loss_of(one, data, Term("mixture")), loss_of(two, data, Term("mixture")))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_anchors_two_losses_do_not_mix(seed: int) -> None:
+    model, data = local_model(held=(2,), seed=seed), batch(seed)
+    assert model.gate is not None
+    together = gradients(model, loss_of(model, data, Term("anchor")))
+    expert = cross_entropy(model.experts[0](data.x_BCHW), data.y_B)
+    gate = cross_entropy(model.gate.scores(data.gate_BD), torch.full((BATCH,), 2))
+    own = len(list(model.experts[0].parameters()))
+    torch.testing.assert_close(flat(together[:own]), flat(list(torch.autograd.grad(expert, model.parameters()[:own]))))
+    torch.testing.assert_close(flat(together[own:]), flat(list(torch.autograd.grad(gate, model.parameters()[own:]))))
+
+
+def test_the_gate_of_an_anchor_learns_its_expert() -> None:
+    model, data = local_model(held=(2,)), batch()
+    assert model.gate is not None
+    sgd = torch.optim.SGD(model.gate.parameters(), lr=0.5)
+    for _ in range(60):
+        sgd.zero_grad()
+        loss_of(model, data, Term("anchor")).backward()
+        sgd.step()
+    assert (model.gate.scores(data.gate_BD).argmax(dim=1) == 2).all()
+
+
+@pytest.mark.parametrize("name", ["anchor", "mixture"])
+def test_a_loss_that_routes_needs_a_gate(name: str) -> None:
+    with pytest.raises(ValueError, match=r"gate.*hint"):
+        loss_of(local_model(gate=False), batch(), Term(name))
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.1, 2.0])
+@pytest.mark.parametrize("gate", [True, False])
+def test_the_gradient_of_prox_is_mu_times_the_way_from_the_start(mu: float, gate: bool) -> None:
+    model = local_model(gate=gate)
+    with torch.no_grad():
+        for index, parameter in enumerate(model.parameters()):
+            parameter.add_(0.1 * (index + 1))
+    loss = loss_of(model, batch(), Term("prox", {"mu": mu}))
+    way = flat([w.detach() - w0 for w, w0 in zip(model.parameters(), model.start, strict=True)])
+    torch.testing.assert_close(loss.detach(), mu / 2 * way.square().sum())
+    torch.testing.assert_close(flat(gradients(model, loss)), mu * way)
+
+
+@pytest.mark.parametrize("name", ["dense", "anchor", "mixture"])
+def test_terms_add_up(name: str) -> None:
+    model, data = local_model(), batch()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05)
+    parts = [Term(name), Term("prox", {"mu": 0.7})]
+    both = loss_of(model, data, *parts)
+    torch.testing.assert_close(both, loss_of(model, data, parts[0]) + loss_of(model, data, parts[1]))
+
+
+@pytest.mark.parametrize("name", ["dense", "anchor", "mixture"])
+def test_logit_adjustment_adds_the_log_of_the_clients_prior(name: str) -> None:
+    prior = torch.tensor([0.5, 0.3, 0.2, 1e-8, 1e-8])
+    plain, data = local_model(held=(1,)), batch()
+    adjusted = replace(plain, log_prior_C=prior.log())
+    assert adjusted.gate is not None
+    expected = cross_entropy(plain.experts[0](data.x_BCHW) + prior.log(), data.y_B)
+    if name == "anchor":
+        expected = expected + cross_entropy(adjusted.gate.scores(data.gate_BD), torch.full((BATCH,), 1))
+    torch.testing.assert_close(loss_of(adjusted, data, Term(name)), expected)
+    assert not torch.isclose(loss_of(plain, data, Term(name)), expected)
+
+
+def test_a_uniform_prior_adjusts_nothing() -> None:
+    plain, data = local_model(), batch()
+    adjusted = replace(plain, log_prior_C=torch.full((CLASSES,), 1 / CLASSES).log())
+    for name in ("dense", "anchor", "mixture"):
+        torch.testing.assert_close(loss_of(adjusted, data, Term(name)), loss_of(plain, data, Term(name)))
