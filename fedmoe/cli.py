@@ -42,6 +42,21 @@ def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> 
     Console().print(str(write_report(run_folder.absolute())), soft_wrap=True, highlight=False)
 
 
+@cli.command()
+def compare(
+    run_folders: Annotated[list[Path], typer.Argument(help="finished run folders, of one or several seeds")],
+    markdown: Annotated[bool, typer.Option(help="print a Markdown table")] = False,
+) -> None:
+    """Print the methods of several runs side by side: mean and standard deviation over seeds."""
+    from fedmoe.recording.comparison import compare_runs, comparison_table, to_markdown
+
+    rows = compare_runs([path.absolute() for path in run_folders])
+    if markdown:
+        Console(soft_wrap=True).print(to_markdown(rows), highlight=False, markup=False)
+    else:
+        Console().print(comparison_table(rows))
+
+
 def main() -> None:
     """Runs the command line; a failure that fedmoe explains itself is one line on the error stream, exit status 2."""
     try:

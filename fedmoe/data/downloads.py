@@ -4,6 +4,7 @@ import errno
 import hashlib
 import threading
 import time
+import urllib.error
 import urllib.request
 from http.client import HTTPResponse
 from pathlib import Path
@@ -44,6 +45,8 @@ class _Transfer(threading.Thread):
                 self.last_answer = time.monotonic()
                 self._write(answer)
         except Exception as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is an open answer too
             self.error = error
 
     def _write(self, answer: HTTPResponse) -> None:

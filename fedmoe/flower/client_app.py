@@ -22,12 +22,13 @@ _nodes: dict[tuple[str, str], Node] = {}  # (run, device) -> workplace; of the n
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Replies who this node is: partition id, how many there are, cores and device."""
+    """Replies who this node is: partition id, how many there are, its device and cores (`cpus`: those Ray booked)."""
     settings = from_flat(context.run_config)
     partition_id = _partition_id(context)
     reply = {
         "partition_id": partition_id,
         "num_partitions": int(context.node_config.get("num-partitions", 0)),
+        "cpus": int(os.environ.get("OMP_NUM_THREADS", "0")) if "RAY_JOB_ID" in os.environ else 0,
         "device": str(choose_device(settings.train.device, partition_id)),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }

@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["choose_device", "idle_gpu_hint", "set_up_torch"]
+__all__ = ["choose_device", "idle_core_hint", "idle_gpu_hint", "set_up_torch"]
 
 
 def set_up_torch(threads: int, deterministic: bool) -> None:
@@ -39,4 +39,24 @@ def idle_gpu_hint(num_nodes: int, node_devices: list[str]) -> str | None:
     return (
         f"{count} GPU(s) stand idle: type --federation-config "
         f'"num-supernodes={max(num_nodes, 4 * count)} client-resources-num-gpus={share / 2:g}"'
+    )
+
+
+def idle_core_hint(num_nodes: int, cores: int, cpus_per_node: int, threads: int) -> str | None:
+    """Returns what to type when a federation's workers leave cores unused, or `None`.
+
+    Args:
+        num_nodes: SuperNodes of the federation.
+        cores: cores of the machine that a worker may use.
+        cpus_per_node: cores that Flower's engine books for a working node; 0 where it is not known (in process).
+        threads: torch threads of a worker.
+    """
+    if cpus_per_node == 0:
+        return None
+    workers = min(num_nodes, max(1, cores // cpus_per_node))
+    if workers * threads >= cores:
+        return None
+    return (
+        f"{workers * threads} of {cores} cores work: to use all, type --federation-config "
+        f'"num-supernodes={cores // threads} client-resources-num-cpus={threads}"'
     )

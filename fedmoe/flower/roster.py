@@ -24,11 +24,13 @@ class Roster:
         node_ids: Flower's ids, which are random, in the order of partition ids, which are not.
         devices: each node's device.
         cores: cores that a node's process may use.
+        cpus: cores that Flower's engine booked for it; 0 in process.
     """
 
     node_ids: Sequence[int]
     devices: Sequence[str]
     cores: int
+    cpus: int
 
 
 def exchange(
@@ -83,4 +85,5 @@ def call_roster(grid: Grid) -> Roster:
         node_ids=tuple(ordered),
         devices=tuple(str(hellos[node_id]["device"]) for node_id in ordered),
         cores=max(int(hellos[node_id]["cores"] or 1) for node_id in ordered),
+        cpus=max(int(hellos[node_id]["cpus"]) for node_id in ordered),
     )

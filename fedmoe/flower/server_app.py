@@ -9,7 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedmoe.errors import FedmoeError, RunFolderError, SettingsError
-from fedmoe.flower.devices import choose_device, idle_gpu_hint, set_up_torch
+from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint, set_up_torch
 from fedmoe.flower.methods import ledger_of, methods_of, run_method
 from fedmoe.flower.preparation import check_plugins, prepare_run
 from fedmoe.flower.results import client_rows, common_results, header_table, partition_table, summary_table
@@ -58,16 +58,18 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     header = header_table(
         preparation, [m.name for m in methods], str(folder.path), ", ".join(sorted(set(roster.devices)))
     )
-    hint = idle_gpu_hint(len(roster.node_ids), list(roster.devices))
-    header["notes"] += [hint] if hint else []
+    nodes = len(roster.node_ids)
+    hints = (
+        idle_gpu_hint(nodes, list(roster.devices)),
+        idle_core_hint(nodes, roster.cores, roster.cpus, settings.train.threads),
+    )
+    header["notes"] += [hint for hint in hints if hint]
     facts: dict[str, Any] = {
         "dataset": header["dataset"],
         "data_fingerprint": preparation.data.fingerprint,
         "partition_hash": header["partition"]["hash"],
     }
-    folder.write_environment(
-        describe_environment(facts | {"nodes": len(roster.node_ids), "devices": list(roster.devices)})
-    )
+    folder.write_environment(describe_environment(facts | {"nodes": nodes, "devices": list(roster.devices)}))
     loggers: list[RunLogger] = [ConsoleLogger(), TensorBoardLogger(folder.path)]
     for logger in loggers:
         logger.start(header)

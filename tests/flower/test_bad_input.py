@@ -18,8 +18,6 @@ from fedmoe.flower.methods import build_strategy
 from fedmoe.settings import Settings, from_flat
 from tests.small import SMALL, newest_bytes, rounds_of, run_small
 
-pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
-
 APP = """
 [project]
 name = "small"
