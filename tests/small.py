@@ -1,4 +1,4 @@
-"""The smallest whole runs: sixteen-pixel data with six classes, perceptrons of a few units, twelve clients, in process."""
+"""The smallest whole runs: sixteen pixels, six classes, perceptrons of a few units, twelve clients, in process."""
 
 import json
 import os
@@ -13,10 +13,11 @@ from flwr.app import Message
 
 import fedmoe.flower.client_app as client
 import fedmoe.flower.server_app as server
-from fedmoe.data.contracts import Dataset, LoadRequest
+from fedmoe.data.contracts import Dataset, Deal, LoadRequest, Shares
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.local_grid import LocalGrid
 from fedmoe.recording.checkpoints import load_checkpoint
+from fedmoe.seeding import numpy_stream
 from fedmoe.settings import Settings, from_flat
 
 NUM_CLASSES = 6
@@ -29,8 +30,7 @@ SMALL: dict[str, Any] = {
     "clients.num": 12,
     "clients.per-round": 5,
     "clients.anchors-per-round": 2,
-    "clients.partition": "random-labels",
-    "clients.labels-per-client": 2,
+    "clients.partition": "tests.small:ragged",
     "clients.unseen": 3,
     "common-expert.epochs": 2,
     "common-expert.learning-rate": 0.1,
@@ -55,6 +55,18 @@ def blobs(request: LoadRequest) -> Dataset:
     x_NCHW = np.clip(pictures[y_N] + rng.normal(0, 30, (len(y_N), 1, 4, 4)), 0, 255).astype(np.uint8)
     names = tuple(f"class {label}" for label in range(NUM_CLASSES))
     return Dataset(name="blobs", real=False, x_NCHW=x_NCHW, y_N=y_N, num_train=540, class_names=names)
+
+
+def ragged(deal: Deal) -> Shares:
+    """Clients of very different sizes, at least 8 samples each, and of few labels; unseen clients get what falls."""
+    rng = numpy_stream(deal.seed, "ragged")
+    by_label = deal.train_ids[np.lexsort([rng.random(len(deal.train_ids)), deal.labels_N[deal.train_ids]])]
+    spare = len(by_label) - 8 * deal.num_clients
+    sizes = 8 + rng.multinomial(spare, rng.dirichlet(np.ones(deal.num_clients)))
+    return Shares(
+        train=tuple(np.split(by_label, np.cumsum(sizes)[:-1])),
+        unseen=tuple(np.array_split(rng.permutation(deal.test_ids), deal.num_unseen)),
+    )
 
 
 def small_config(**changes: Any) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from fedmoe.data.storage import home
 from fedmoe.errors import DataError
 
-__all__ = ["EmbeddingTable", "embedding_table", "open_embeddings"]
+__all__ = ["Chunk", "EmbeddingTable", "embedding_table", "open_embeddings"]
 
 Chunk = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Embeddings and logits of consecutive samples."""
 
 
 @dataclass(frozen=True)

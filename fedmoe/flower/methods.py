@@ -23,7 +23,7 @@ from fedmoe.recording.run_folder import MAIN, MethodFolder, RunFolder
 from fedmoe.references import load_plugin
 from fedmoe.settings import Settings
 
-__all__ = ["Method", "build_strategy", "methods_of", "run_method"]
+__all__ = ["Method", "build_strategy", "ledger_of", "methods_of", "rounds_done", "run_method"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def run_method(
 
     A method whose checkpoint is at the last round is not run again.
     """
-    place = folder.method(MAIN if method.is_main else method.name)
+    place = place_of(method, folder)
     place.path.mkdir(parents=True, exist_ok=True)
     recorder, start = MethodRecorder(method.name, place, loggers), _resume_point(place)
     if start.round_num < preparation.settings.num_server_rounds:
@@ -136,6 +136,17 @@ def run_method(
         else:
             run_plain(method.strategy, preparation, recorder, grid, start.round_num + 1)
     return read_rounds(place.rounds)
+
+
+def place_of(method: Method, folder: RunFolder) -> MethodFolder:
+    """Returns where the method keeps its rounds."""
+    return folder.method(MAIN if method.is_main else method.name)
+
+
+def rounds_done(method: Method, folder: RunFolder) -> int:
+    """Returns the round of the method's newest checkpoint; 0 where there is none."""
+    newest = newest_checkpoint(place_of(method, folder).path)
+    return 0 if newest is None else load_checkpoint(newest).round_num
 
 
 def _start(

@@ -1,6 +1,6 @@
 """What stands before the first round: data, population, common expert, embeddings; each from its cache where it can."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 
 from fedmoe.data.content_cache import PreparedData
 from fedmoe.data.contracts import LoadRequest
-from fedmoe.data.embeddings import EmbeddingTable, embedding_table
+from fedmoe.data.embeddings import Chunk, EmbeddingTable, embedding_table
 from fedmoe.data.population import Population, build_population
 from fedmoe.data.prepared import apply_domains, prepare
 from fedmoe.errors import SettingsError
@@ -106,39 +106,56 @@ def check_plugins(settings: Settings) -> None:
         load_plugin("expert", "fedmoe.moe.experts", model)
 
 
-def prepare_run(settings: Settings, device: torch.device) -> Preparation:
+def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], None]) -> Preparation:
     """Returns everything that the methods of a run share; what was computed before comes from the cache.
+
+    Args:
+        settings: the run's.
+        device: where the common expert is trained and its embeddings are computed.
+        tell: is told, in a line each, what is being done; some steps take minutes the first time.
 
     Raises:
         DataError: data is missing or broken.
         SettingsError: the data cannot be dealt out as asked.
     """
+    tell(f"data: {settings.data.name}")
     request = LoadRequest(
         root=settings.data.root or None, seed=settings.seed, download_timeout=settings.data.download_timeout
     )
     data = prepare(settings.data.name, request, source=settings.data.source)
+    tell(f"partition: {settings.clients.partition}, {len(data.dataset.y_N):,} samples of {data.dataset.name}")
     population = build_population(data.dataset, settings)
     if len(population.domains) > 1:
         data = apply_domains(data, population.domain_N, population.domains)
-    common = common_expert(settings, data.dataset, data.fingerprint, population.public_ids, device)
-    mean, std = channel_statistics(data.dataset.x_NCHW, population.public_ids)
-    table = embedding_table(
-        data.fingerprint,
-        common.fingerprint,
-        len(data.dataset.y_N),
-        lambda: forward_all(common.expert, data.dataset.x_NCHW, mean.to(device), std.to(device), device),
-    )
-    store = SampleStore.of(data.dataset, population, table, torch.device("cpu"))
+    common = common_expert(settings, data.dataset, data.fingerprint, population.public_ids, device, tell)
+    table = _embeddings(data, population, common, device, tell)
     return Preparation(
         settings=settings,
         data=data,
         population=population,
         common=common,
         table=table,
-        store=store,
+        store=SampleStore.of(data.dataset, population, table, torch.device("cpu")),
         spec=expert_spec(settings, data.dataset),
         notes=(*population.notes, *_common_notes(common)),
     )
+
+
+def _embeddings(
+    data: PreparedData, population: Population, common: CommonExpert, device: torch.device, tell: Callable[[str], None]
+) -> EmbeddingTable:
+    """Returns the common expert's embeddings of every sample, from the cache or computed now."""
+    mean, std = (t.to(device) for t in channel_statistics(data.dataset.x_NCHW, population.public_ids))
+    images = data.dataset.x_NCHW
+
+    def compute() -> Iterable[Chunk]:
+        tell(f"embeddings: the common expert looks at {len(images):,} samples, once")
+        return forward_all(common.expert, images, mean, std, device)
+
+    table = embedding_table(data.fingerprint, common.fingerprint, len(images), compute)
+    if table.computed == 0:
+        tell("embeddings: from the cache, none computed")
+    return table
 
 
 def _common_notes(common: CommonExpert) -> tuple[str, ...]:

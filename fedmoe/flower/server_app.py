@@ -10,10 +10,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmoe.errors import FedmoeError, RunFolderError, SettingsError
 from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint, set_up_torch
-from fedmoe.flower.methods import ledger_of, methods_of, run_method
+from fedmoe.flower.methods import ledger_of, methods_of, rounds_done, run_method
 from fedmoe.flower.preparation import check_plugins, prepare_run
 from fedmoe.flower.results import client_rows, common_results, header_table, partition_table, summary_table
-from fedmoe.flower.roster import call_roster
+from fedmoe.flower.roster import Roster, call_roster
 from fedmoe.recording.console import ConsoleLogger
 from fedmoe.recording.environment import describe_environment
 from fedmoe.recording.loggers import RunLogger
@@ -47,30 +47,25 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     check_plugins(settings)
     methods = methods_of(settings)
     set_up_torch(settings.train.threads, settings.deterministic)
-    folder = _old_folder(settings)
-    preparation = prepare_run(settings, choose_device(settings.train.device, None))
+    old = _old_folder(settings)
+    console = ConsoleLogger()
+    preparation = prepare_run(settings, choose_device(settings.train.device, None), console.tell)
     roster = call_roster(grid)
-    if folder is None:
-        output = Path(settings.output_dir or "~/fedmoe-runs").expanduser()
-        folder = create_run_folder(output, settings.simulation, methods[0].name, settings.seed)
-        folder.write_settings(settings)
-    folder.write_partition(partition_table(preparation))
+    folder = old or create_run_folder(output_folder(settings), settings.simulation, methods[0].name, settings.seed)
     header = header_table(
         preparation, [m.name for m in methods], str(folder.path), ", ".join(sorted(set(roster.devices)))
     )
-    nodes = len(roster.node_ids)
-    hints = (
-        idle_gpu_hint(nodes, list(roster.devices)),
-        idle_core_hint(nodes, roster.cores, roster.cpus, settings.train.threads),
+    header["notes"] += _hints(roster, settings)
+    if old is not None:
+        _check_same_data(old, header)
+    folder.write_settings(settings)
+    folder.write_partition(partition_table(preparation))
+    facts = {"nodes": len(roster.node_ids), "devices": list(roster.devices)}
+    folder.write_environment(
+        describe_environment(facts | {"dataset": header["dataset"], "partition": header["partition"]})
     )
-    header["notes"] += [hint for hint in hints if hint]
-    facts: dict[str, Any] = {
-        "dataset": header["dataset"],
-        "data_fingerprint": preparation.data.fingerprint,
-        "partition_hash": header["partition"]["hash"],
-    }
-    folder.write_environment(describe_environment(facts | {"nodes": nodes, "devices": list(roster.devices)}))
-    loggers: list[RunLogger] = [ConsoleLogger(), TensorBoardLogger(folder.path)]
+    done = {method.name: rounds_done(method, folder) for method in methods}
+    loggers: list[RunLogger] = [console, TensorBoardLogger(folder.path, done)]
     for logger in loggers:
         logger.start(header)
     lines = {method.name: run_method(method, preparation, folder, grid, loggers) for method in methods}
@@ -85,14 +80,46 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     return folder.path
 
 
-def _old_folder(settings: Settings) -> RunFolder | None:
-    """Returns the run folder to go on with, or `None` for a new run; it must be of the same settings."""
-    output = Path(settings.output_dir).expanduser()
-    if settings.output_dir and not output.is_absolute():
+def output_folder(settings: Settings) -> Path:
+    """Returns the folder that gets the run folder, absolute.
+
+    Raises:
+        SettingsError: `output-dir` is a relative path.
+    """
+    output = Path(settings.output_dir or "~/fedmoe-runs").expanduser()
+    if not output.is_absolute():
         raise SettingsError(
             f"output-dir must be an absolute path, got '{settings.output_dir}': under `flwr run` the working directory "
             "is the SuperLink's, not yours"
         )
+    return output
+
+
+def _hints(roster: Roster, settings: Settings) -> list[str]:
+    """Returns what to type where cores or GPUs stand idle."""
+    nodes = len(roster.node_ids)
+    hints = (
+        idle_gpu_hint(nodes, list(roster.devices)),
+        idle_core_hint(nodes, roster.cores, roster.cpus, settings.train.threads),
+    )
+    return [hint for hint in hints if hint]
+
+
+def _check_same_data(folder: RunFolder, header: Mapping[str, Any]) -> None:
+    """Refuses to go on with a run on other data than it began with (a stand-in that has since become real, say)."""
+    begun = folder.read_json("environment.json") or {}
+    for name, key in (("dataset", "fingerprint"), ("partition", "hash")):
+        old, new = begun.get(name, {}).get(key), header[name][key]
+        if old is not None and old != new:
+            raise RunFolderError(
+                f"a run must go on with the {name} that it began with ({old[:12]}), got {new[:12]}; "
+                "hint: same data.root, and fedmoe of the same version, or start a new run"
+            )
+
+
+def _old_folder(settings: Settings) -> RunFolder | None:
+    """Returns the run folder to go on with, or `None` for a new run; it must be of the same settings."""
+    output_folder(settings)
     if not settings.resume:
         return None
     path = Path(settings.resume).expanduser()

@@ -38,6 +38,10 @@ class ConsoleLogger:
         self.tasks: dict[str, TaskID] = {}
         self.unseen: dict[str, float] = {}
 
+    def tell(self, text: str) -> None:
+        """Writes what the set-up is doing, in one line."""
+        self._plain(f"[set-up] {text}")
+
     def start(self, header: Mapping[str, Any]) -> None:
         """Writes the header panel, the warnings, and the run folder's path as a line of its own."""
         self.num_rounds = int(header.get("rounds") or 0)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,22 @@ class CommonExpert:
 
 
 def common_expert(
-    settings: Settings, dataset: Dataset, data_fingerprint: str, public_ids: Ids, device: torch.device
+    settings: Settings,
+    dataset: Dataset,
+    data_fingerprint: str,
+    public_ids: Ids,
+    device: torch.device,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> CommonExpert:
     """Returns the common expert that the settings ask for; one that was trained before comes from the cache.
+
+    Args:
+        settings: the run's.
+        dataset: all samples.
+        data_fingerprint: content hash of the data.
+        public_ids: samples that it may be trained on.
+        device: where it is trained.
+        tell: is told in a line what is being done.
 
     Raises:
         DataError: a given file is missing, broken or of another shape.
@@ -72,9 +85,12 @@ def common_expert(
         report: dict[str, Any] = {"source": source} | _load(expert, Path(source).expanduser())
     elif file.is_file():
         report = _load(expert, file) | {"cached": True}
+        tell(f"common expert: from the cache, {report['held_out_accuracy']:.1%} on held-out public samples")
     else:
+        tell(f"common expert: {backbone} on {len(public_ids):,} public samples, once")
         report = train(expert.to(device), settings, dataset, public_ids, device) | {"cached": False}
         _save(expert, file, report)
+        tell(f"common expert: {report['held_out_accuracy']:.1%} on held-out public samples")
     expert.eval().requires_grad_(False).to(device)
     digest = hashlib.sha256(backbone.encode() + to_vector(expert).tobytes()).hexdigest()
     return CommonExpert(expert=expert, backbone=backbone, fingerprint=digest, report=report)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,7 @@ def test_each_step_makes_the_batch_more_likely(seed: int) -> None:
         correct_prior(scores, uniform(4), max_steps=steps, tolerance=0.0).mean(dim=0).numpy() for steps in range(1, 20)
     ]
     found = [likelihood(scores, train_prior, prior) for prior in priors]
-    assert all(later >= earlier - 1e-12 for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later >= earlier - 1e-12 for earlier, later in itertools.pairwise(found))
 
 
 def test_sure_predictions_give_their_own_shares_and_stay() -> None:
