@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from fedmoe.data.embeddings import open_embeddings
-from fedmoe.data.population import build_population
+from fedmoe.data.population_cache import open_population
 from fedmoe.data.prepared import open_prepared
-from fedmoe.errors import DataError
 from fedmoe.evaluation.ranking import client_scores, loss_scores
 from fedmoe.evaluation.served import served_ids
 from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_client
@@ -45,19 +44,14 @@ class Node:
         device: where this node computes.
 
     Raises:
-        DataError: this node sees other data than the server.
+        DataError: this node does not find what the server prepared.
     """
 
     def __init__(self, settings: Settings, plan: Mapping[str, Any], device: torch.device) -> None:
         self.settings = settings
         self.device = device
         prepared = open_prepared(str(plan["data"]))
-        self.population = build_population(prepared.dataset, settings)
-        if self.population.fingerprint() != plan["partition"]:
-            raise DataError(
-                f"this node's partition ({self.population.fingerprint()}) must be the server's ({plan['partition']}); "
-                "hint: same data, settings and fedmoe version on both"
-            )
+        self.population = open_population(str(plan["partition"]))
         table = open_embeddings(str(plan["embeddings"]))
         self.store = SampleStore.of(prepared.dataset, self.population, table, device)
         self.spec = expert_spec(settings, prepared.dataset)

@@ -10,6 +10,7 @@ from fedmoe.data.content_cache import PreparedData
 from fedmoe.data.contracts import LoadRequest
 from fedmoe.data.embeddings import Chunk, EmbeddingTable, embedding_table
 from fedmoe.data.population import Population, build_population
+from fedmoe.data.population_cache import keep_population
 from fedmoe.data.prepared import apply_domains, prepare
 from fedmoe.errors import SettingsError
 from fedmoe.federation.state import ServerState
@@ -34,6 +35,7 @@ class Preparation:
         settings: the run's.
         data: the data set, memory-mapped, domains applied.
         population: who holds which samples.
+        partition: its hash.
         common: the common expert.
         table: its embeddings and logits of every sample.
         store: all of that as tensors on demand.
@@ -44,6 +46,7 @@ class Preparation:
     settings: Settings
     data: PreparedData
     population: Population
+    partition: str
     common: CommonExpert
     table: EmbeddingTable
     store: SampleStore
@@ -55,7 +58,7 @@ class Preparation:
         return {
             "data": self.data.fingerprint,
             "embeddings": self.table.key,
-            "partition": self.population.fingerprint(),
+            "partition": self.partition,
         }
 
     def initial_state(self, num_experts: int, has_gate: bool, init: str) -> ServerState:
@@ -133,6 +136,7 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
         settings=settings,
         data=data,
         population=population,
+        partition=keep_population(population),
         common=common,
         table=table,
         store=SampleStore.of(data.dataset, population, table, torch.device("cpu")),

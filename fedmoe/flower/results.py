@@ -18,14 +18,14 @@ Lines = Sequence[Mapping[str, Any]]
 
 def header_table(preparation: Preparation, names: Sequence[str], run_folder: str, device: str) -> dict[str, Any]:
     """Returns what is told at the start."""
-    settings, population = preparation.settings, preparation.population
+    settings = preparation.settings
     parameters = int(preparation.initial_state(1, False, "random").experts[0].size)
     return {
         "simulation": settings.simulation,
         "strategy": names[0],
         "baselines": list(names[1:]),
         "dataset": dataset_table(preparation),
-        "partition": {"name": settings.clients.partition, "hash": population.fingerprint()},
+        "partition": {"name": settings.clients.partition, "hash": preparation.partition},
         "clients": {
             "num": settings.clients.num,
             "per_round": settings.clients.per_round,
@@ -68,7 +68,7 @@ def partition_table(preparation: Preparation) -> dict[str, Any]:
     population = preparation.population
     return {
         "name": preparation.settings.clients.partition,
-        "hash": population.fingerprint(),
+        "hash": preparation.partition,
         "classes": list(preparation.data.dataset.class_names),
         "counts": population.label_counts().tolist(),
         "num_training": population.num_training,
