@@ -1,5 +1,7 @@
 """The ServerApp: settings checked, data prepared, the strategy and its baselines trained, everything recorded."""
 
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedmoe.errors import FedmoeError, RunFolderError, SettingsError
 from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint, set_up_torch
 from fedmoe.flower.methods import ledger_of, methods_of, rounds_done, run_method
-from fedmoe.flower.preparation import check_plugins, prepare_run
+from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
 from fedmoe.flower.results import client_rows, common_results, header_table, partition_table, summary_table
 from fedmoe.flower.roster import Roster, call_roster
 from fedmoe.recording.console import ConsoleLogger
@@ -33,7 +35,10 @@ def main(grid: Grid, context: Context) -> None:
     try:
         run(grid, context.run_config)
     except FedmoeError as error:
-        raise type(error)(str(error)) from None  # one line, not the way that led to it
+        if threading.current_thread() is not threading.main_thread():
+            # Flower's engine logs what its server thread raises: one line then, not the way that led to it
+            sys.tracebacklimit = 0
+        raise type(error)(str(error)) from None
 
 
 def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
@@ -58,12 +63,8 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     header["notes"] += _hints(roster, settings)
     if old is not None:
         _check_same_data(old, header)
-    folder.write_settings(settings)
-    folder.write_partition(partition_table(preparation))
-    facts = {"nodes": len(roster.node_ids), "devices": list(roster.devices)}
-    folder.write_environment(
-        describe_environment(facts | {"dataset": header["dataset"], "partition": header["partition"]})
-    )
+    else:
+        _write_beginnings(folder, preparation, header, roster)
     done = {method.name: rounds_done(method, folder) for method in methods}
     loggers: list[RunLogger] = [console, TensorBoardLogger(folder.path, done)]
     for logger in loggers:
@@ -78,6 +79,16 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     for logger in loggers:
         logger.end(summary)
     return folder.path
+
+
+def _write_beginnings(folder: RunFolder, preparation: Preparation, header: Mapping[str, Any], roster: Roster) -> None:
+    """Writes what is known before the first round; a resumed run keeps what it began with."""
+    folder.write_settings(preparation.settings)
+    folder.write_partition(partition_table(preparation))
+    facts = {"nodes": len(roster.node_ids), "devices": list(roster.devices)}
+    folder.write_environment(
+        describe_environment(facts | {"dataset": header["dataset"], "partition": header["partition"]})
+    )
 
 
 def output_folder(settings: Settings) -> Path:

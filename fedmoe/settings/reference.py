@@ -17,7 +17,7 @@ HEADS = "| key | type | default | allowed | what it is |\n| --- | --- | --- | --
 
 
 def settings_reference() -> str:
-    """Returns a section with a Markdown table for each group of settings: those without a table of their own first.
+    """Returns a Markdown table for each group of settings under a heading of its own; keys without a group come first.
 
     >>> print(settings_reference().splitlines()[0])
     ### The run as a whole
@@ -56,7 +56,7 @@ def _titles() -> Iterator[tuple[str, str]]:
 
 def _row(key: str, item: "Field[Any]") -> str:
     cells = (f"`{key}`", type(item.default).__name__, _toml(item.default), _allowed(item), item.metadata["help"])
-    return f"| {' | '.join(cell.replace('|', '\\|') for cell in cells)} |"
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _toml(value: Any) -> str:

@@ -28,6 +28,8 @@ from fedmoe.training.samples import channel_statistics
 
 __all__ = ["CommonExpert", "common_expert"]
 
+RECIPE = "1"  # part of the cache's key: raise it whenever the same settings would give other weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class CommonExpert:
@@ -108,7 +110,15 @@ def expert_spec(settings: Settings, dataset: Dataset) -> ExpertSpec:
 
 
 def _cache_key(settings: Settings, backbone: str, spec: ExpertSpec, data: str, public_ids: Ids) -> str:
-    parts = [backbone, repr(spec), data, repr(settings.common_expert), str(settings.seed), str(settings.train.threads)]
+    parts = [
+        RECIPE,
+        backbone,
+        repr(spec),
+        data,
+        repr(settings.common_expert),
+        str(settings.seed),
+        str(settings.train.threads),
+    ]
     digest = hashlib.sha256("\n".join(parts).encode())
     digest.update(np.ascontiguousarray(public_ids).tobytes())
     return digest.hexdigest()[:32]

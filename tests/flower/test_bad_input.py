@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -110,6 +111,7 @@ WRITTEN_OUT = {
     "resume": "",
     "deterministic": True,
     "clients.min-completed": 0.5,
+    "clients.labels-per-client": 2,
     "train.gate-learning-rate": 0.05,
     "common-expert.model": "",
     "gate.name": "mlp",
@@ -134,8 +136,8 @@ def place(tmp_path, monkeypatch):
     lines = [f"{key} = {toml(value)}" for key, value in (SMALL | WRITTEN_OUT).items()]
     (tmp_path / "app/pyproject.toml").write_text(APP + "\n".join(lines))
     monkeypatch.setenv("FEDMOE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(server, "write_report", lambda path: None)
-    monkeypatch.setattr(server, "TensorBoardLogger", lambda path: server.ConsoleLogger())
+    monkeypatch.setattr(server, "write_report", mock.Mock())
+    monkeypatch.setattr(server, "TensorBoardLogger", mock.Mock())
     return tmp_path
 
 
@@ -395,8 +397,9 @@ def test_a_disk_that_is_full_at_any_moment_is_one_line_and_once_there_is_room_th
     assert {0, 1} < stages, "the disk was never full in the middle of the rounds"
 
 
-def test_a_disk_that_is_full_while_the_data_are_prepared_is_one_line(place, capsys, monkeypatch):
-    def full(*_):
+def test_a_disk_that_is_full_while_the_data_are_prepared_is_one_line_and_leaves_no_half(place, capsys, monkeypatch):
+    def full(path, array):
+        path.write_bytes(b"as much as there was room for")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
