@@ -67,4 +67,6 @@ def test_the_short_names_are_names_that_there_are(key):
     rows = [row for row in cells(PAGE.read_text()) if len(row) == 2 and f"`{key}`" in row[0]]
     names = [name.replace("-", "_") for name in re.findall(r"`([\w-]+)`", rows[0][1])]
     assert names
-    assert set(names) <= set(known_names(PACKAGES[key])), "a new plug-in may be told of; one that is told of must be there"
+    assert set(names) <= set(known_names(PACKAGES[key])), (
+        "a new plug-in may be told of; one that is told of must be there"
+    )
