@@ -3,7 +3,7 @@
 What the simulator itself moves between processes is another, smaller thing: a node gets each expert once.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fedmoe.federation.job import ClientJob
@@ -50,13 +50,19 @@ class Ledger:
         return num_clients * self.common_size * FLOAT_BYTES
 
     def round(
-        self, jobs: Iterable[ClientJob], ranked: Collection[int], indices: int, ranks_by: str = "gate"
+        self,
+        jobs: Sequence[ClientJob],
+        asked: Collection[int],
+        ranked: Collection[int],
+        indices: int,
+        ranks_by: str = "gate",
     ) -> RoundBytes:
         """Returns the bytes of one round.
 
         Args:
             jobs: the work handed out; a client whose update was lost still got and sent its share.
-            ranked: clients that answered the ranking query.
+            asked: clients that got the ranking query; one that failed to answer has no job, but got the gate.
+            ranked: clients that answered it.
             indices: expert indices in one answer to the ranking query.
             ranks_by: `"gate"`: the gate sent for the ranking is the one that is trained, and counts once; `"loss"`: the
                 whole pool goes down for it.
@@ -65,7 +71,9 @@ class Ledger:
         expert = self.expert_size * FLOAT_BYTES
         down, up = 0, len(ranked) * indices * INDEX_BYTES
         if ranks_by == "loss":
-            down += len(ranked) * self.num_experts * expert
+            down += len(asked) * self.num_experts * expert
+        elif ranks_by == "gate":
+            down += len(set(asked) - {job.client_id for job in jobs}) * gate
         by_expert = [0] * self.num_experts
         for job in jobs:
             share = (gate if job.gate else 0) + expert * len(job.experts)

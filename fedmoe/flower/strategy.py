@@ -120,8 +120,8 @@ class ExpertStrategy(Strategy, ABC):
         """Ties the strategy to a run."""
         self.federation = federation
         self.num_experts = self.pool_size(federation.settings)
-        self.average = federation.average
-        self.roster: Roster | None = None
+        self._average = federation.average
+        self._roster: Roster | None = None
         self.num_rounds = federation.settings.num_server_rounds
 
     def configure_train(
@@ -129,20 +129,20 @@ class ExpertStrategy(Strategy, ABC):
     ) -> Iterable[Message]:
         """Returns one message per node with work; the ranking query is sent, and answered, on the way."""
         state = state_of(arrays)
-        if self.roster is None:
-            self.roster = call_roster(grid)
+        if self._roster is None:
+            self._roster = call_roster(grid)
         rng = numpy_stream(self.federation.settings.seed, "round", server_round, "server")
         clients = tuple(self.sample(server_round, tuple(self.federation.population.training), rng))
-        asked = tuple(self.ranked(clients))
-        rankings, self.failures = self._rank(server_round, asked, state, grid)
-        lost = {failure.client_id for failure in self.failures}
-        self.clients, self.rankings = clients, rankings
+        self._asked = tuple(self.ranked(clients))
+        rankings, self._failures = self._rank(server_round, self._asked, state, grid)
+        lost = {failure.client_id for failure in self._failures}
+        self._clients, self._rankings = clients, rankings
         present = {client: rankings.get(client, ()) for client in clients if client not in lost}
-        self.assignment = self.assign(server_round, present, rng)
-        self.jobs = [self.job(server_round, client, tuple(held)) for client, held in sorted(self.assignment.items())]
-        self.orders = train_orders(self.federation, self.roster, self.jobs, state, self.merges)
-        self.state = state
-        for node_id, (_, content) in self.orders.items():
+        self._assignment = self.assign(server_round, present, rng)
+        self._jobs = [self.job(server_round, client, tuple(held)) for client, held in sorted(self._assignment.items())]
+        self._orders = train_orders(self.federation, self._roster, self._jobs, state, self.merges)
+        self._state = state
+        for node_id, (_, content) in self._orders.items():
             yield Message(content=content(), dst_node_id=node_id, message_type="train", group_id=str(server_round))
 
     def aggregate_train(
@@ -153,48 +153,48 @@ class ExpertStrategy(Strategy, ABC):
         Raises:
             RoundError: fewer than `clients.min-completed` of the round's clients gave a usable update.
         """
-        cohorts = {node_id: cohort for node_id, (cohort, _) in self.orders.items()}
+        cohorts = {node_id: cohort for node_id, (cohort, _) in self._orders.items()}
         exact = self.federation.settings.deterministic
         gathered = gather_training(server_round, replies, cohorts, self.merges, exact)
-        self.failures = [*self.failures, *gathered.failures]
-        self.rows = gathered.rows
-        share = len(gathered.rows) / len(self.clients)
+        self._failures = [*self._failures, *gathered.failures]
+        self._rows = gathered.rows
+        share = len(gathered.rows) / len(self._clients)
         if share < self.federation.settings.clients.min_completed or not gathered.rows:
             raise RoundError(
                 f"round {server_round}: at least {self.federation.settings.clients.min_completed:.0%} of the clients "
-                f"must complete (clients.min-completed), got {len(gathered.rows)} of {len(self.clients)}; "
-                f"first failure: {_first(self.failures)}"
+                f"must complete (clients.min-completed), got {len(gathered.rows)} of {len(self._clients)}; "
+                f"first failure: {_first(self._failures)}"
             )
-        self.state = self.merge(server_round, self.state, gathered)
+        self._state = self.merge(server_round, self._state, gathered)
         examples = sum(row["num_examples"] for row in gathered.rows)
         loss = sum(row["metrics"]["loss"] * row["num_examples"] for row in gathered.rows) / examples
-        return record_of(self.state), MetricRecord({"loss": loss, "num-examples": examples})
+        return record_of(self._state), MetricRecord({"loss": loss, "num-examples": examples})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Returns one message per node with unseen clients to serve, in the rounds that are evaluated."""
         settings, last = self.federation.settings, server_round == self.num_rounds
-        self.evaluation_cohorts: dict[int, tuple[int, ...]] = {}
+        self._evaluation_cohorts: dict[int, tuple[int, ...]] = {}
         if not last and server_round % settings.evaluate.every:
             return
-        if self.roster is None:
-            self.roster = call_roster(grid)
-        orders = evaluate_orders(self.federation, self.roster, server_round, state_of(arrays), self.serving(), last)
-        self.evaluation_cohorts = {node_id: cohort for node_id, (cohort, _) in orders.items()}
+        if self._roster is None:
+            self._roster = call_roster(grid)
+        orders = evaluate_orders(self.federation, self._roster, server_round, state_of(arrays), self.serving(), last)
+        self._evaluation_cohorts = {node_id: cohort for node_id, (cohort, _) in orders.items()}
         for node_id, (_, content) in orders.items():
             yield Message(content=content(), dst_node_id=node_id, message_type="evaluate", group_id=str(server_round))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Returns the means over unseen clients, or `None` in rounds that are not evaluated."""
-        self.evaluation = None
-        if not self.evaluation_cohorts:
+        self._evaluation = None
+        if not self._evaluation_cohorts:
             return None
-        self.evaluation, failures = gather_evaluation(server_round, replies, self.evaluation_cohorts)
-        self.failures = [*self.failures, *failures]
-        if self.evaluation is None:
+        self._evaluation, failures = gather_evaluation(server_round, replies, self._evaluation_cohorts)
+        self._failures = [*self._failures, *failures]
+        if self._evaluation is None:
             raise RoundError(f"round {server_round}: no unseen client could be served; first: {_first(failures)}")
-        return MetricRecord({name: float(values["mean"]) for name, values in self.evaluation["methods"].items()})
+        return MetricRecord({name: float(values["mean"]) for name, values in self._evaluation["methods"].items()})
 
     def summary(self) -> None:
         """Logs nothing: the run's header says it all."""
@@ -240,45 +240,47 @@ class ExpertStrategy(Strategy, ABC):
             now = time.perf_counter()
             seconds = {"round": round(now - started, 4), "evaluate": round(now - evaluating, 4)}
             line = self._line(round_num, float(metrics["loss"]), seconds)  # type: ignore[arg-type]
-            self.federation.recorder.round(line, self.state, self.average)
+            self.federation.recorder.round(line, self._state, self._average)
         return result
 
     def _served_state(self) -> ServerState:
         decay = self.federation.settings.evaluate.ema
         if decay == 0:
-            return self.state
-        self.average = self.state if self.average is None else moving_average(self.average, self.state, decay)
-        return self.average
+            return self._state
+        self._average = self._state if self._average is None else moving_average(self._average, self._state, decay)
+        return self._average
 
     def _rank(
         self, round_num: int, asked: Sequence[int], state: ServerState, grid: Grid
     ) -> tuple[dict[int, tuple[float, ...]], list[ClientFailure]]:
-        if not asked or self.roster is None:
+        if not asked or self._roster is None:
             return {}, []
         orders = rank_orders(
-            self.federation, self.roster, round_num, asked, state, self.ranks_by, self.serving().aggregation
+            self.federation, self._roster, round_num, asked, state, self.ranks_by, self.serving().aggregation
         )
         replies = exchange(grid, "query.rank", str(round_num), {n: content for n, (_, content) in orders.items()})
         return gather_rankings(round_num, replies.values(), {n: cohort for n, (cohort, _) in orders.items()})
 
     def _line(self, round_num: int, loss: float, seconds: Mapping[str, float]) -> dict[str, Any]:
         """Returns the round's line in `rounds.jsonl`."""
-        sent = self.federation.ledger.round(self.jobs, self.rankings, self.ranking_indices(), self.ranks_by)
+        sent = self.federation.ledger.round(
+            self._jobs, self._asked, self._rankings, self.ranking_indices(), self.ranks_by
+        )
         load = [0] * self.num_experts
-        for job in self.jobs:
+        for job in self._jobs:
             for expert_id in job.experts:
                 load[expert_id] += 1
         return {
             "round": round_num,
-            "clients": list(self.clients),
-            "assignment": {str(client): list(held) for client, held in sorted(self.assignment.items())},
-            "completed": len(self.rows),
-            "failures": [_plain(failure) for failure in self.failures],
-            "train": {"loss": loss, "examples": sum(row["num_examples"] for row in self.rows)},
-            "rankings": {str(c): [round(s, 6) for s in scores] for c, scores in sorted(self.rankings.items())},
+            "clients": list(self._clients),
+            "assignment": {str(client): list(held) for client, held in sorted(self._assignment.items())},
+            "completed": len(self._rows),
+            "failures": [_plain(failure) for failure in self._failures],
+            "train": {"loss": loss, "examples": sum(row["num_examples"] for row in self._rows)},
+            "rankings": {str(c): [round(s, 6) for s in scores] for c, scores in sorted(self._rankings.items())},
             "load": load,
             "bytes": {"down": sent.down, "up": sent.up, "by_expert": list(sent.by_expert)},
-            "evaluate": self.evaluation,
+            "evaluate": self._evaluation,
             "seconds": dict(seconds),
         }
 

@@ -25,7 +25,7 @@ def test_a_fedjets_round_costs_what_the_closed_formula_says(
     ledger = Ledger(gate_size=p_r, expert_size=p_e, num_experts=pool, common_size=9)
     anchors = [job(a, (a % pool,)) for a in range(n_a)]
     normal = [job(100 + c, tuple((c + i) % pool for i in range(k))) for c in range(n_c)]
-    sent = ledger.round([*anchors, *normal], [one.client_id for one in normal], k)
+    sent = ledger.round([*anchors, *normal], asked := [one.client_id for one in normal], asked, k)
     expected = closed_formula(p_r, p_e, n_c, n_a, k)
     assert sent.down + sent.up == expected
     assert fedjets_bytes(ledger, normal=n_c, anchors=n_a, top_k=k) == expected
@@ -36,7 +36,7 @@ def test_a_fedjets_round_costs_what_the_closed_formula_says(
 def test_more_experts_in_the_pool_cost_nothing() -> None:
     jobs = [job(0, (0, 1)), job(1, (1, 2))]
     sizes = {"gate_size": 3, "expert_size": 50, "common_size": 0}
-    small, large = (Ledger(num_experts=pool, **sizes).round(jobs, [0, 1], 2) for pool in (3, 30))
+    small, large = (Ledger(num_experts=pool, **sizes).round(jobs, [0, 1], [0, 1], 2) for pool in (3, 30))
     assert (small.down, small.up) == (large.down, large.up)
     assert large.by_expert == (*small.by_expert, *[0] * 27)
 
@@ -44,16 +44,24 @@ def test_more_experts_in_the_pool_cost_nothing() -> None:
 def test_ranking_by_loss_sends_the_whole_pool_down() -> None:
     ledger = Ledger(gate_size=0, expert_size=11, num_experts=4, common_size=0)
     jobs = [job(client, (1,), gate=False) for client in (3, 4, 5)]
-    by_gate, by_loss = (ledger.round(jobs, [3, 4], 1, ranks_by) for ranks_by in ("gate", "loss"))
+    by_gate, by_loss = (ledger.round(jobs, [3, 4], [3, 4], 1, ranks_by) for ranks_by in ("gate", "loss"))
     assert by_loss.down - by_gate.down == 2 * 4 * 11 * BYTES
     assert by_loss.up == by_gate.up
 
 
 def test_a_job_without_a_gate_does_not_pay_for_it() -> None:
     ledger = Ledger(gate_size=1000, expert_size=7, num_experts=2, common_size=0)
-    sent = ledger.round([job(0, (1,), gate=False)], [], 2)
+    sent = ledger.round([job(0, (1,), gate=False)], [], [], 2)
     assert (sent.down, sent.up, sent.by_expert) == (28, 28, (0, 56))
 
 
 def test_every_client_gets_the_common_expert_once() -> None:
     assert Ledger(gate_size=1, expert_size=1, num_experts=1, common_size=25).once(100) == 100 * 25 * BYTES
+
+
+def test_a_client_that_failed_to_rank_got_the_gate_and_nothing_else() -> None:
+    ledger = Ledger(gate_size=7, expert_size=100, num_experts=3, common_size=0)
+    whole = ledger.round([job(3, (0, 1), gate=True)], [3], [3], 2)
+    with_a_failure = ledger.round([job(3, (0, 1), gate=True)], [3, 4], [3], 2)
+    assert with_a_failure.down - whole.down == 7 * 4
+    assert with_a_failure.up == whole.up
