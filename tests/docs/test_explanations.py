@@ -1,4 +1,4 @@
-"""The page for researchers names all that a run records."""
+"""The page for researchers names all that a run records, and links from page to page hit their headings."""
 
 import json
 import re
@@ -8,7 +8,9 @@ import pytest
 
 from tests.small import rounds_of, run_small
 
-PAGE = Path(__file__).parents[2] / "docs/how-it-works.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/how-it-works.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +38,11 @@ def test_every_key_of_the_summary_is_explained(run_folder):
 def test_every_file_of_the_run_folder_is_explained(run_folder):
     files = {path.name + "/" * path.is_dir() for path in run_folder.iterdir()}
     assert files - {"baselines/"} <= told("The run folder")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_heading_leads_to_one(page):
+    for target, anchor in re.findall(r"\]\(([^)#\s:]*)#([\w-]+)\)", page.read_text()):
+        headings = re.findall(r"^#+ (.+)$", (page.parent / target if target else page).read_text(), re.M)
+        known = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+        assert anchor in known, f"{page.name}: {target}#{anchor}"

@@ -1,0 +1,49 @@
+"""Which device a process takes, and what a person is told to type."""
+
+import pytest
+import torch
+
+from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint
+
+
+def with_gpus(monkeypatch: pytest.MonkeyPatch, free: list[int]) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (free[index], 100))
+
+
+def test_without_a_gpu_it_is_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus(monkeypatch, [])
+    assert choose_device("auto", 3) == torch.device("cpu")
+    assert idle_gpu_hint(2, ["cpu", "cpu"]) is None
+
+
+def test_nodes_are_spread_over_the_gpus_and_other_processes_take_the_emptiest(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus(monkeypatch, [10, 90, 50])
+    assert [choose_device("auto", node).index for node in range(6)] == [0, 1, 2, 0, 1, 2]
+    assert choose_device("auto", None) == torch.device("cuda", 1)
+    assert choose_device("cpu", 0) == torch.device("cpu")
+    assert choose_device("cuda:2", 0) == torch.device("cuda", 2)
+
+
+def test_idle_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus(monkeypatch, [10, 10])
+    hint = idle_gpu_hint(2, ["cpu", "cpu"])
+    assert hint is not None
+    assert "2 GPU(s) stand idle" in hint
+    assert "client-resources-num-gpus" in hint
+    assert idle_gpu_hint(2, ["cuda:0", "cpu"]) is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cores", "cpus", "threads", "told"),
+    [
+        (2, 2, 2, 2, None),  # Flower's default on two cores: one worker at a time, two threads
+        (2, 2, 2, 1, '"num-supernodes=2 client-resources-num-cpus=1"'),
+        (2, 16, 2, 2, '"num-supernodes=8 client-resources-num-cpus=2"'),
+        (8, 16, 2, 2, None),
+        (2, 16, 0, 2, None),  # in process: nothing to book
+    ],
+)
+def test_idle_cores_are_named(nodes: int, cores: int, cpus: int, threads: int, told: str | None) -> None:
+    hint = idle_core_hint(nodes, cores, cpus, threads)
+    assert hint is None if told is None else hint is not None and told in hint
