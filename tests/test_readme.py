@@ -27,7 +27,8 @@ def commands(text):
     for language, lines in blocks(text):
         if language in ("", "bash", "sh", "shell", "console"):
             for line in lines:
-                for part in line.strip().removeprefix("$ ").split("&&"):
+                typed = re.sub(r"\$[a-z]+", "0", line.strip().removeprefix("$ "))  # a shell variable: any value
+                for part in typed.split("&&"):
                     if words := shlex.split(part, comments=True):
                         yield words
 

@@ -1,5 +1,6 @@
 """The in-process grid: Flower's messages without Ray and SuperLink; a breakpoint in a client works."""
 
+import bdb
 import traceback
 from collections.abc import Iterable
 from typing import Any
@@ -82,6 +83,8 @@ class LocalGrid(Grid):
     def _answer(self, message: Message) -> Message:
         try:
             reply = self.client_app(message, self.contexts[message.metadata.dst_node_id])
+        except bdb.BdbQuit:
+            raise
         except Exception as error:  # as Flower's engine does: a node's failure is a reply
             reason = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
             reply = Message(Error(code=CLIENT_RAISED, reason=reason), reply_to=message)

@@ -51,7 +51,7 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
         # Flower's reader skips what it does not understand, such as the "train.epochs= 3" of a space too many
         rest = re.sub(r"\S+?=('[^']*'|\"[^\"]*\"|\S+)", "", line).strip()
         if rest and not line.endswith(".toml"):
-            raise SettingsError(f"--run-config must be 'key=value ...' or one TOML file, got '{rest}'")
+            raise SettingsError(f"--run-config must be \"key=value ...\" or one TOML file, got '{rest}'")
     try:
         given = parse_config_args(list(overrides))
     except Exception as error:  # Flower raises typer's, tomli's and its own errors here

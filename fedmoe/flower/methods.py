@@ -1,5 +1,6 @@
 """One method of a run: its strategy built and bound, its rounds recorded, gone on with where it was cut off."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -20,10 +21,10 @@ from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint, sav
 from fedmoe.recording.loggers import RunLogger
 from fedmoe.recording.rounds import append_round, read_rounds, truncate_rounds
 from fedmoe.recording.run_folder import MAIN, MethodFolder, RunFolder
-from fedmoe.references import load_plugin
+from fedmoe.references import known_names, load_plugin
 from fedmoe.settings import Settings
 
-__all__ = ["Method", "build_strategy", "ledger_of", "methods_of", "rounds_done", "run_method"]
+__all__ = ["Method", "build_strategy", "ledger_of", "methods_of", "rounds_done", "run_method", "unused_tables"]
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,24 @@ def methods_of(settings: Settings) -> list[Method]:
             )
     for method in methods:
         _check_init(method, settings)
-    known = {method.name for method in methods}
-    for table in settings.strategy.arguments:
-        if table not in known:
-            load_plugin("strategy", "strategies", table)  # arguments of a strategy that this run leaves out: it exists
+    unused_tables(settings, methods)
     return methods
+
+
+def unused_tables(settings: Settings, methods: Sequence[Method]) -> list[str]:
+    """Returns a note for each table of strategy arguments that no method of this run, nor any built-in one, answers to.
+
+    It may belong to a strategy of one's own that this run leaves out.
+
+    Raises:
+        SettingsError: its name looks like a known one's, misspelt.
+    """
+    known = {method.name for method in methods} | set(known_names("strategies"))
+    unused = [table for table in sorted(settings.strategy.arguments) if table not in known]
+    for table in unused:
+        if difflib.get_close_matches(table, known, n=1, cutoff=0.75):
+            raise SettingsError(f"unknown strategy '{table}'; {nearest_hint(table, known)}")
+    return [f"the settings table strategy.{table} is used by no method of this run" for table in unused]
 
 
 def _check_init(method: Method, settings: Settings) -> None:

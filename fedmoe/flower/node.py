@@ -1,5 +1,6 @@
 """One process's workplace for one run: the samples memory-mapped, resident modules, and the work of a cohort."""
 
+import bdb
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -140,6 +141,8 @@ class Node:
         for client_id in clients:
             try:
                 done[client_id] = work(client_id)
+            except bdb.BdbQuit:  # a person at the debugger has had enough
+                raise
             except Exception as error:  # named, counted and recorded by the server; the others go on
                 text = f"{type(error).__name__}: {error}"
                 _log.exception("client %d failed in round %d (%s)", client_id, round_num, stage)

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmoe.errors import FedmoeError, RunFolderError, SettingsError
 from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint, set_up_torch
-from fedmoe.flower.methods import ledger_of, methods_of, rounds_done, run_method
+from fedmoe.flower.methods import ledger_of, methods_of, rounds_done, run_method, unused_tables
 from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
 from fedmoe.flower.results import client_rows, common_results, header_table, partition_table, summary_table
 from fedmoe.flower.roster import Roster, call_roster
@@ -60,7 +60,7 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     header = header_table(
         preparation, [m.name for m in methods], str(folder.path), ", ".join(sorted(set(roster.devices)))
     )
-    header["notes"] += _hints(roster, settings)
+    header["notes"] += [*_hints(roster, settings), *unused_tables(settings, methods)]
     if old is not None:
         _check_same_data(old, header)
     else:
@@ -72,13 +72,24 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     lines = {method.name: run_method(method, preparation, folder, grid, loggers) for method in methods}
     common = common_results(preparation)
     once = {m.name: ledger_of(m.strategy, preparation).once(settings.clients.num) for m in methods}
-    summary = summary_table(header, lines, common, once, time.perf_counter() - started)
+    seconds = time.perf_counter() - started + seconds_before(lines, done)
+    summary = summary_table(header, lines, common, once, seconds)
     folder.write_clients(client_rows(preparation, lines, common))
     folder.write_summary(summary)
     write_report(folder.path)
     for logger in loggers:
         logger.end(summary)
     return folder.path
+
+
+def seconds_before(lines: Mapping[str, Sequence[Mapping[str, Any]]], done: Mapping[str, int]) -> float:
+    """Returns the seconds of the rounds that stood before this process went on with the run."""
+    return sum(
+        float(line["seconds"]["round"])
+        for name, rounds in lines.items()
+        for line in rounds
+        if line["round"] <= done[name]
+    )
 
 
 def _write_beginnings(folder: RunFolder, preparation: Preparation, header: Mapping[str, Any], roster: Roster) -> None:

@@ -3,6 +3,8 @@
 One resident set of modules is kept per worker, and each client's parameters are copied into it in place.
 """
 
+import bdb
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -24,6 +26,8 @@ from fedmoe.training.objective import Batch, LocalModel, Objective, load_objecti
 from fedmoe.training.samples import ClientSamples, SampleStore
 
 __all__ = ["LoopTrainer"]
+
+_log = logging.getLogger(__name__)
 
 
 class LoopTrainer:
@@ -62,8 +66,11 @@ class LoopTrainer:
             try:
                 update = self.train_client(job, state)
                 problem = diverged(update)
+            except bdb.BdbQuit:  # a person at the debugger has had enough
+                raise
             except Exception as error:  # a client's failure must not end the round: it is named, counted, recorded
                 problem = f"{type(error).__name__}: {error}"
+                _log.exception("client %d failed in round %d (train)", job.client_id, job.round_num)
             if problem is None:
                 yield update
             else:
