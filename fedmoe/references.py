@@ -7,6 +7,7 @@ A short name is a file's name: `"mlp"` in the package `fedmoe.moe.gates` is the 
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from fedmoe.errors import ReferenceError_, nearest_hint
 
-__all__ = ["known_names", "load_plugin"]
+__all__ = ["known_names", "load_plugin", "source_of"]
 
 
 def known_names(package: str) -> list[str]:
@@ -56,6 +57,18 @@ def load_plugin(kind: str, package: str, reference: str) -> Any:
     if len(public) != 1:
         raise ReferenceError_(f"{kind} '{name}': __all__ of {module.__name__} must hold one name, got {public}")
     return getattr(module, public[0])
+
+
+def source_of(plugin: Any) -> bytes:
+    """Returns the source of the file that defines the plug-in and, for a class, of its bases' files outside torch.
+
+    It belongs into the key of whatever is cached of the plug-in's work: one that its author has edited must not find
+    what its old self has left.
+    """
+    foreign = ("builtins", "torch", "abc")
+    parts = inspect.getmro(plugin) if isinstance(plugin, type) else (plugin,)
+    files = sorted({inspect.getfile(part) for part in parts if part.__module__.split(".")[0] not in foreign})
+    return b"".join(Path(file).read_bytes() for file in files)
 
 
 def _module(kind: str, name: str) -> ModuleType:

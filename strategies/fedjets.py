@@ -32,7 +32,6 @@ class FedJETs(ExpertStrategy):
         renormalise: whether a normal client's gate weights sum to 1 over its K experts, or come from the whole pool.
         weighting: weight of a client in the averages: `uniform`, or `examples`.
         output: what is mixed, and what the gate's gradient passes through: `probability` or `logit`.
-        anchors_mix: an anchor also trains the gate on the cross-entropy of its labels (through its one expert).
         init: where the experts start: `random`, `common`, or empty: as `experts.init` says.
     """
 
@@ -40,7 +39,6 @@ class FedJETs(ExpertStrategy):
     renormalise: bool = True
     weighting: str = "uniform"
     output: str = "probability"
-    anchors_mix: bool = False
     init: str = ""
 
     has_gate: ClassVar[bool] = True
@@ -84,12 +82,8 @@ class FedJETs(ExpertStrategy):
     def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
         """Returns an anchor's two separate losses, or a normal client's joint loss."""
         mixture = Term("mixture", {"output": self.output, "renormalise": self.renormalise})
-        if client_id not in self.federation.population.anchors:
-            objective: tuple[Term, ...] = (mixture,)
-        elif self.anchors_mix:
-            objective = (Term("anchor"), Term("mixture", {"output": self.output, "renormalise": False}))
-        else:
-            objective = (Term("anchor"),)
+        anchor = client_id in self.federation.population.anchors
+        objective = (Term("anchor"),) if anchor else (mixture,)
         return ClientJob(
             client_id=client_id,
             round_num=round_num,

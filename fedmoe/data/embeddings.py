@@ -1,8 +1,6 @@
 """The common expert's work, done once: embeddings and logits of every sample, memory-mapped, by content hash."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmoe.data.storage import home
+from fedmoe.data.storage import home, new_folder
 from fedmoe.errors import DataError
 
 __all__ = ["Chunk", "EmbeddingTable", "embedding_table", "open_embeddings"]
@@ -52,22 +50,14 @@ def embedding_table(
     folder = _folder(key)
     if folder.is_dir():
         return open_embeddings(key)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     chunks = list(compute())
     embeddings = np.concatenate([chunk[0] for chunk in chunks])
     logits = np.concatenate([chunk[1] for chunk in chunks])
     if len(embeddings) != num_samples:
         raise DataError(f"{num_samples} embeddings were expected, got {len(embeddings)}")
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        fresh = Path(scratch) / "table"
-        fresh.mkdir()
-        np.save(fresh / "embeddings.npy", embeddings)
-        np.save(fresh / "logits.npy", logits)
-        try:
-            os.replace(fresh, folder)
-        except OSError:
-            if not folder.is_dir():  # another process was first: its table has the same content
-                raise
+    with new_folder(folder) as draft:
+        np.save(draft / "embeddings.npy", embeddings)
+        np.save(draft / "logits.npy", logits)
     table = open_embeddings(key)
     return EmbeddingTable(key, table.embeddings, table.logits, computed=num_samples)
 

@@ -1,20 +1,19 @@
 """The population on disk, by partition hash: dealt once by the server, opened by every process that works with it."""
 
 import json
-import os
-import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedmoe.data.population import Population
-from fedmoe.data.storage import home
+from fedmoe.data.storage import home, new_file
 from fedmoe.errors import DataError
 
 __all__ = ["keep_population", "open_population"]
 
-ARRAYS = ("public_ids", "group_N", "domain_N", "labels_N")
+ARRAYS = ("public_ids", "group_N", "domain_N")
 
 
 def keep_population(population: Population) -> str:
@@ -23,7 +22,6 @@ def keep_population(population: Population) -> str:
     file = _file(key)
     if file.is_file():
         return key
-    file.parent.mkdir(parents=True, exist_ok=True)
     words = {
         "num_training": population.num_training,
         "anchors": sorted(population.anchors.items()),
@@ -32,20 +30,23 @@ def keep_population(population: Population) -> str:
         "num_classes": population.num_classes,
         "notes": population.notes,
     }
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as scratch:
+    with new_file(file) as draft, draft.open("wb") as stream:
         np.savez(
-            scratch,
+            stream,
             shards=np.concatenate(population.shards),
             lengths=np.array([len(shard) for shard in population.shards]),
             words=np.array(json.dumps(words)),
             **{name: getattr(population, name) for name in ARRAYS},
         )
-    os.replace(scratch.name, file)  # whole or not there; two writers write the same
     return key
 
 
-def open_population(key: str) -> Population:
+def open_population(key: str, labels_N: NDArray[np.int64]) -> Population:
     """Returns the population with this partition hash.
+
+    Args:
+        key: the hash.
+        labels_N: label of every sample by id; they belong to the data and are not kept here.
 
     Raises:
         DataError: it is not in the cache, or its content is not what its hash says.
@@ -66,6 +67,7 @@ def open_population(key: str) -> Population:
         domains=tuple(words["domains"]),
         num_classes=words["num_classes"],
         notes=tuple(words["notes"]),
+        labels_N=labels_N,
         **arrays,
     )
     if population.fingerprint() != key:

@@ -13,7 +13,9 @@ from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.training.samples import ClientSamples
 
-__all__ = ["AGGREGATIONS", "client_scores", "loss_scores"]
+__all__ = ["AGGREGATIONS", "client_scores", "expert_logits", "loss_scores"]
+
+BATCH = 512
 
 AGGREGATIONS = ("mean-probability", "mean-logit", "vote")
 
@@ -44,4 +46,12 @@ def client_scores(gate: Gate, input_BD: Tensor, aggregation: str) -> list[float]
 @torch.no_grad()
 def loss_scores(load_expert: Callable[[int], Expert], num_experts: int, samples: ClientSamples) -> list[float]:
     """Returns minus the mean cross-entropy of each expert on the client's labelled samples (IFCA, arXiv 2006.04088)."""
-    return [-float(cross_entropy(load_expert(i)(samples.inputs(slice(None))), samples.y)) for i in range(num_experts)]
+    return [-float(cross_entropy(expert_logits(load_expert(i), samples), samples.y)) for i in range(num_experts)]
+
+
+@torch.no_grad()
+def expert_logits(expert: Expert, samples: ClientSamples) -> Tensor:
+    """Returns logits_BC of all the client's samples, in evaluation mode."""
+    expert.eval()
+    rows = [slice(start, start + BATCH) for start in range(0, len(samples), BATCH)]
+    return torch.cat([expert(samples.inputs(part)) for part in rows])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmoe.evaluation.prior_em import correct_prior
-from fedmoe.evaluation.ranking import client_scores
+from fedmoe.evaluation.ranking import client_scores, expert_logits
 from fedmoe.federation.assignment import top_k
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
@@ -20,8 +20,6 @@ from fedmoe.moe.mixture import mix
 from fedmoe.training.samples import ClientSamples
 
 __all__ = ["ClientResult", "Serving", "common_expert_result", "serve_client"]
-
-BATCH = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +141,6 @@ def accuracies_of(predictions: dict[str, Tensor], y_B: Tensor, train_prior_C: Te
         accuracies[name] = _share(log_probs_BC.argmax(1) == y_B)
         accuracies[f"{name}_em"] = _share(correct_prior(log_probs_BC, train_prior_C).argmax(1) == y_B)
     return accuracies
-
-
-def expert_logits(expert: Expert, samples: ClientSamples) -> Tensor:
-    """Returns logits_BC of all the client's samples."""
-    expert.eval()
-    rows = [slice(start, start + BATCH) for start in range(0, len(samples), BATCH)]
-    return torch.cat([expert(samples.inputs(part)) for part in rows])
 
 
 def mean_entropy(logits_BM: Tensor) -> float:

@@ -40,6 +40,10 @@ class ClientJob:
     weighting: str = "uniform"
     epochs: int = 0
 
+    def __post_init__(self) -> None:
+        if self.weighting not in ("uniform", "examples"):
+            raise ValueError(f"a job's weighting must be 'uniform' or 'examples', got '{self.weighting}'")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClientUpdate:
@@ -60,6 +64,11 @@ class ClientUpdate:
     gate: NDArray[np.float32] | None
     experts: Mapping[int, NDArray[np.float32]]
     metrics: Mapping[str, float]
+
+    def vectors(self) -> dict[str, NDArray[np.float32]]:
+        """Returns all vectors by name: `gate`, `expert/3`."""
+        experts = {f"expert/{expert_id}": vector for expert_id, vector in self.experts.items()}
+        return experts if self.gate is None else {"gate": self.gate} | experts
 
 
 @dataclass(frozen=True, kw_only=True)

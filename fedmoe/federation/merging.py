@@ -48,10 +48,8 @@ class Sums:
 
     def add(self, update: ClientUpdate) -> None:
         """Adds one client's update, which must be free of NaN (see `diverged`)."""
-        if update.gate is not None:
-            self._add("gate", self._term(update.gate, update.weight), update.weight)
-        for expert_id, vector in update.experts.items():
-            self._add(f"expert/{expert_id}", self._term(vector, update.weight), update.weight)
+        for name, vector in update.vectors().items():
+            self._add(name, self._term(vector, update.weight), update.weight)
 
     def join(self, other: "Sums") -> None:
         """Adds another node's sums."""

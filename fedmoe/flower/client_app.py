@@ -5,6 +5,7 @@ import os
 from functools import lru_cache
 from typing import Any
 
+import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -30,7 +31,7 @@ def hello(message: Message, context: Context) -> Message:
         "partition_id": partition_id,
         "num_partitions": int(context.node_config.get("num-partitions", 0)),
         "cpus": int(os.environ.get("OMP_NUM_THREADS", "0")) if "RAY_JOB_ID" in os.environ else 0,
-        "device": str(choose_device(settings.train.device, partition_id)),
+        "device": str(_device(settings.train.device, partition_id)),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
     return Message(encode(reply, {}), reply_to=message)
@@ -66,6 +67,12 @@ def _settings(context: Context) -> Settings:
     return _checked(tuple(sorted(context.run_config.items())))
 
 
+@lru_cache
+def _device(asked: str, partition_id: int) -> torch.device:
+    """Returns this node's device, chosen once: what is free changes as soon as somebody works."""
+    return choose_device(asked, partition_id)
+
+
 @lru_cache(maxsize=4)
 def _checked(flat: tuple[tuple[str, Any], ...]) -> Settings:
     """Returns the settings, checked once a process rather than at every message (25 to 60 ms each time)."""
@@ -80,7 +87,7 @@ def _node(order: dict[str, Any], context: Context) -> Node:
     """Returns this process's workplace for the order's run, built at its first message."""
     settings = _settings(context)
     set_up_torch(settings.train.threads, settings.deterministic)
-    device = choose_device(settings.train.device, _partition_id(context))
+    device = _device(settings.train.device, _partition_id(context))
     run = json.dumps([order["plan"], sorted(context.run_config.items())], sort_keys=True, default=str)
     if (run, str(device)) not in _nodes:
         for stale in [key for key in _nodes if key[0] != run]:

@@ -2,6 +2,8 @@
 
 import torch
 
+from fedmoe.errors import SettingsError
+
 __all__ = ["choose_device", "idle_core_hint", "idle_gpu_hint", "set_up_torch"]
 
 
@@ -16,18 +18,20 @@ def choose_device(asked: str, partition_id: int | None) -> torch.device:
     """Returns the device.
 
     `"auto"`: a GPU where this process may see one (Ray shows a worker those that its `client-resources-num-gpus` pays
-    for). Nodes are dealt over the visible GPUs by partition id; a process that is no node takes the one with the most
-    free memory. Anything else is taken at its word.
+    for). Nodes are dealt over the visible GPUs by partition id, those with the most free memory (whole GiB) first; a
+    process that is no node takes the first of these.
+
+    Raises:
+        SettingsError: a device is asked for by name that torch does not know or this process does not see.
     """
     if asked != "auto":
-        return torch.device(asked)
+        return _named(asked)
     count = torch.cuda.device_count()
     if count == 0:
         return torch.device("cpu")
-    if partition_id is not None:
-        return torch.device("cuda", partition_id % count)
     free = [torch.cuda.mem_get_info(index)[0] for index in range(count)]
-    return torch.device("cuda", max(range(count), key=lambda index: free[index]))
+    emptiest_first = sorted(range(count), key=lambda index: (-(free[index] >> 30), index))
+    return torch.device("cuda", emptiest_first[(partition_id or 0) % count])
 
 
 def idle_gpu_hint(num_nodes: int, node_devices: list[str]) -> str | None:
@@ -60,3 +64,15 @@ def idle_core_hint(num_nodes: int, cores: int, cpus_per_node: int, threads: int)
         f"{workers * threads} of {cores} cores work: to use all, type --federation-config "
         f'"num-supernodes={cores // threads} client-resources-num-cpus={threads}"'
     )
+
+
+def _named(asked: str) -> torch.device:
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(
+            f"train.device must be 'auto', 'cpu' or a GPU that is here, such as 'cuda:0', got '{asked}': {reason}"
+        ) from error
+    return device

@@ -13,6 +13,8 @@ from flwr.common.config import flatten_dict, fuse_dicts, get_project_config, par
 
 from fedmoe.errors import SettingsError, nearest_hint
 from fedmoe.flower.local_grid import LocalGrid
+from fedmoe.recording.run_folder import open_run_folder
+from fedmoe.settings import to_flat
 
 __all__ = ["read_config", "run_locally"]
 
@@ -25,6 +27,8 @@ def run_locally(simulation: Path, overrides: Sequence[str], resume: Path | None,
     """
     project, config = read_config(simulation, overrides)
     if resume is not None:
+        asked = {key: config[key] for key in config if key in given_keys(overrides)}
+        config = to_flat(open_run_folder(resume.absolute()).read_settings()) | asked
         config["resume"] = str(resume.absolute())
     if config.get("output-dir"):
         config["output-dir"] = str(Path(str(config["output-dir"])).expanduser().absolute())
@@ -61,6 +65,11 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
         if key not in base:
             raise SettingsError(f"unknown setting '{key}'; {nearest_hint(key, base).split(' known:')[0]}")
     return project, dict(fuse_dicts(base, flat))
+
+
+def given_keys(overrides: Sequence[str]) -> set[str]:
+    """Returns the keys that the overrides set."""
+    return set(flatten_dict(parse_config_args(list(overrides))))
 
 
 def _load(reference: str) -> Any:

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -16,6 +17,7 @@ from fedmoe.flower.plain import run_plain
 from fedmoe.flower.preparation import Preparation
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.wire import record_of
+from fedmoe.moe.construction import gate_class
 from fedmoe.moe.vectors import vector_size
 from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from fedmoe.recording.loggers import RunLogger
@@ -99,12 +101,20 @@ def _check_init(method: Method, settings: Settings) -> None:
 
 
 def short_name(reference: str) -> str:
-    """Returns how the strategy is called: `"fedjets"`, or the class's name of a reference, in lower case.
+    """Returns how the strategy is called, here and in the settings' tables of arguments.
 
-    >>> short_name("my_module:MyStrategy")
-    'mystrategy'
+    That is its short name, or the class's name of a reference in lower case; where a built-in one is called so, the
+    reference's package or file is put before it.
+
+    >>> short_name("my_module:MyStrategy"), short_name("flwr.serverapp.strategy:FedAvg"), short_name("fedavg")
+    ('mystrategy', 'flwr_fedavg', 'fedavg')
     """
-    return reference.rpartition(":")[2].replace("-", "_").lower()
+    where, _, attribute = reference.rpartition(":")
+    name = attribute.replace("-", "_").lower()
+    if where and name in known_names("strategies"):
+        origin = Path(where).stem if where.endswith(".py") else where.split(".")[0]
+        return f"{origin}_{name}"
+    return name
 
 
 def build_strategy(reference: str, settings: Settings) -> Strategy:
@@ -148,8 +158,17 @@ def run_method(
         if isinstance(method.strategy, ExpertStrategy):
             _start(method.strategy, preparation, recorder, start, grid)
         else:
-            run_plain(method.strategy, preparation, recorder, grid, start.round_num + 1)
+            forget_rounds(place)  # Flower's own loop always starts at round 1; its rounds come out the same again
+            run_plain(method.strategy, preparation, recorder, grid)
     return read_rounds(place.rounds)
+
+
+def forget_rounds(place: MethodFolder) -> None:
+    """Removes a method's rounds and checkpoints."""
+    for checkpoint in sorted(place.checkpoints.glob("*")):
+        checkpoint.unlink()
+    if place.rounds.exists():
+        truncate_rounds(place.path, 0)
 
 
 def place_of(method: Method, folder: RunFolder) -> MethodFolder:
@@ -189,12 +208,13 @@ def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
     if not isinstance(strategy, ExpertStrategy):
         return Ledger(gate_size=0, expert_size=expert, num_experts=1, common_size=0)
     size = strategy.pool_size(preparation.settings)
+    reads_embeddings = strategy.has_gate and gate_class(preparation.settings.gate.name).reads == "embedding"
     gate = preparation.initial_gate(size) if strategy.has_gate else None
     return Ledger(
         gate_size=0 if gate is None else int(gate.size),
         expert_size=expert,
         num_experts=size,
-        common_size=vector_size(preparation.common.expert) if strategy.has_gate else 0,
+        common_size=vector_size(preparation.common.expert) if reads_embeddings else 0,
     )
 
 

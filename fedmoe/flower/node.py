@@ -17,7 +17,7 @@ from fedmoe.evaluation.ranking import client_scores, loss_scores
 from fedmoe.evaluation.served import served_ids
 from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_client
 from fedmoe.federation.job import ClientFailure, ClientUpdate
-from fedmoe.federation.merging import sums_of_updates
+from fedmoe.federation.merging import Sums
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.wire import job_from_json, partial_state
 from fedmoe.moe.construction import build_expert, build_gate, gate_class
@@ -52,14 +52,15 @@ class Node:
         self.settings = settings
         self.device = device
         prepared = open_prepared(str(plan["data"]))
-        self.population = open_population(str(plan["partition"]))
+        self.population = open_population(str(plan["partition"]), prepared.dataset.y_N)
         table = open_embeddings(str(plan["embeddings"]))
         self.store = SampleStore.of(prepared.dataset, self.population, table, device)
         self.spec = expert_spec(settings, prepared.dataset)
-        self.gate = self._build_gate()
+        self.gate_reads = gate_class(settings.gate.name).reads
+        self.gates: dict[int, Gate] = {}  # by the size of the pool
         self.trainer = LoopTrainer(
             make_expert=self._build_expert,
-            gate=self.gate,
+            gate_for=self.gate_for,
             settings=settings.train,
             store=self.store,
             population=self.population,
@@ -76,7 +77,7 @@ class Node:
             ids = self.population.shards[client_id]
             if order["by"] == "loss":
                 return loss_scores(self._loaded(state.experts), len(state.experts), self.store.load(ids))
-            gate = self._received_gate(state.gate, "rank", round_num, client_id)
+            gate = self._received_gate(state.gate, len(state.experts), "rank", round_num, client_id)
             return client_scores(gate, self.store.gate_input(ids, gate.reads), order["aggregation"])
 
         done, failures = self._each("rank", round_num, order["clients"], scores)
@@ -87,24 +88,20 @@ class Node:
     ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Returns the report (a row a client, weights of the sums, failures) and the sums, or each client's update."""
         state = partial_state(arrays, order["num_experts"])
-        outcomes = list(self.trainer.train([job_from_json(job) for job in order["jobs"]], state))
-        updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
-        failures = [asdict(outcome) for outcome in outcomes if isinstance(outcome, ClientFailure)]
-        rows = [
-            {"client_id": u.client_id, "num_examples": u.num_examples, "weight": u.weight, "metrics": dict(u.metrics)}
-            for u in updates
-        ]
+        sums, rows, failures = Sums(self.settings.deterministic), [], []
+        kept: dict[str, NDArray[Any]] = {}
+        for outcome in self.trainer.train([job_from_json(job) for job in order["jobs"]], state):
+            if isinstance(outcome, ClientFailure):
+                failures.append(asdict(outcome))
+                continue
+            rows.append(row_of(outcome))
+            if order["merges"] == "updates":
+                kept |= {f"{outcome.client_id}/{name}": vector for name, vector in outcome.vectors().items()}
+            else:
+                sums.add(outcome)  # one client at a time: memory does not grow with the cohort
         report = {"rows": rows, "failures": failures}
         if order["merges"] == "updates":
-            return report, {
-                f"{update.client_id}/{name}": vector
-                for update in updates
-                for name, vector in [
-                    *([] if update.gate is None else [("gate", update.gate)]),
-                    *((f"expert/{i}", vector) for i, vector in update.experts.items()),
-                ]
-            }
-        sums = sums_of_updates(updates, self.settings.deterministic)
+            return report, kept
         return report | {"weights": sums.weights}, sums.arrays
 
     def evaluate(self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
@@ -125,7 +122,7 @@ class Node:
         """Returns how one unseen client fares with the state."""
         gate = None
         if state.gate is not None:
-            gate = self._received_gate(state.gate, "evaluate", round_num, client_id)
+            gate = self._received_gate(state.gate, len(state.experts), "evaluate", round_num, client_id)
         ids = served_ids(self.population, client_id, self.settings.evaluate.samples, self.settings.seed)
         samples = self.store.load(ids, gate.reads if gate else "embedding")
         ties = numpy_stream(self.settings.seed, "evaluate", "ties", round_num, client_id)
@@ -154,22 +151,27 @@ class Node:
     def _build_expert(self) -> Expert:
         return build_expert(self.settings.experts.model, self.spec, 0).to(self.device)
 
-    def _build_gate(self) -> Gate:
-        reads = gate_class(self.settings.gate.name).reads
-        spec = GateSpec(
-            in_features=self.store.gate_width(reads),
-            num_experts=self.settings.experts.num,
-            hidden=self.settings.gate.hidden,
-        )
-        return build_gate(self.settings.gate.name, spec, 0).to(self.device)
+    def gate_for(self, num_experts: int) -> Gate:
+        """Returns the resident gate for a pool of this size."""
+        if num_experts not in self.gates:
+            spec = GateSpec(
+                in_features=self.store.gate_width(self.gate_reads),
+                num_experts=num_experts,
+                hidden=self.settings.gate.hidden,
+            )
+            self.gates[num_experts] = build_gate(self.settings.gate.name, spec, 0).to(self.device)
+        return self.gates[num_experts]
 
-    def _received_gate(self, vector: "NDArray[np.float32] | None", stage: str, round_num: int, client_id: int) -> Gate:
+    def _received_gate(
+        self, vector: "NDArray[np.float32] | None", num_experts: int, stage: str, round_num: int, client_id: int
+    ) -> Gate:
         if vector is None:
             raise ValueError("the order has no gate; hint: the strategy's has_gate must be True")
-        load_vector(self.gate, vector)
-        self.gate.eval()
-        self.gate.reseed(derive_seed(self.settings.seed, "gate", stage, round_num, client_id))
-        return self.gate
+        gate = self.gate_for(num_experts)
+        load_vector(gate, vector)
+        gate.eval()
+        gate.reseed(derive_seed(self.settings.seed, "gate", stage, round_num, client_id))
+        return gate
 
     def _loaded(self, experts: Sequence[NDArray[np.float32]]) -> Callable[[int], Expert]:
         def load(expert_id: int) -> Expert:
@@ -177,6 +179,16 @@ class Node:
             return self.scratch.eval()
 
         return load
+
+
+def row_of(update: ClientUpdate) -> dict[str, Any]:
+    """Returns what the report says of a client that completed."""
+    return {
+        "client_id": update.client_id,
+        "num_examples": update.num_examples,
+        "weight": update.weight,
+        "metrics": dict(update.metrics),
+    }
 
 
 def plain_result(result: ClientResult) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
 from fedmoe.evaluation.gathering import evaluation_record
+from fedmoe.evaluation.priors import federated_prior
 from fedmoe.evaluation.zero_shot import ClientResult, Serving
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import Sums, sums_of_updates
@@ -108,7 +109,7 @@ def evaluate_orders(
 ) -> Orders:
     """Returns the evaluation order for each node: its unseen clients, the gate and the pool."""
     population = federation.population
-    counts = population.label_counts()[: population.num_training].sum(axis=0).astype(np.float64)
+    prior = federated_prior(population, federation.settings.train.logit_adjustment)
     arrays = {name: array for name, array in state.to_arrays().items() if not name.startswith("extra/")}
 
     def order(cohort: Sequence[int]) -> RecordDict:
@@ -116,8 +117,8 @@ def evaluate_orders(
             "plan": dict(federation.plan),
             "round": round_num,
             "clients": list(cohort),
-            "serving": vars(serving) | {"hindsight": hindsight and len(state.experts) > 1},
-            "train_prior": (counts / counts.sum()).tolist(),
+            "serving": vars(serving) | {"hindsight": (serving.hindsight or hindsight) and len(state.experts) > 1},
+            "train_prior": prior.tolist(),
             "num_experts": len(state.experts),
         }
         return encode(payload, arrays)

@@ -7,6 +7,7 @@ node's own stream, and gives back one average: to the strategy, a node is a clie
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,15 @@ from flwr.app.typing import MetricRecordValues
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedmoe.errors import RoundError, RunFolderError
+from fedmoe.errors import RoundError
 from fedmoe.evaluation.gathering import evaluation_record
+from fedmoe.evaluation.priors import federated_prior
 from fedmoe.evaluation.zero_shot import ClientResult, Serving
-from fedmoe.federation.job import ClientJob, ClientUpdate, Term
+from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Term
+from fedmoe.federation.ledger import FLOAT_BYTES
 from fedmoe.federation.merging import sums_of_updates
-from fedmoe.federation.state import ServerState
+from fedmoe.federation.state import ServerState, moving_average
+from fedmoe.flower.devices import choose_device
 from fedmoe.flower.federation import Recorder
 from fedmoe.flower.node import Node
 from fedmoe.flower.preparation import Preparation
@@ -31,6 +35,7 @@ from fedmoe.seeding import numpy_stream
 __all__ = ["is_plain", "plan_of", "reply_to_evaluate", "reply_to_train", "run_plain"]
 
 PLAN = "plan"
+REPORT = "report"
 
 
 def is_plain(message: Message) -> bool:
@@ -46,7 +51,10 @@ def plan_of(message: Message) -> tuple[dict[str, Any], int]:
 
 def reply_to_train(message: Message, context: Context, node: Node) -> Message:
     """Returns the average over this node's cohort, and how many examples and clients it stands for."""
+    config = next(iter(message.content.config_records.values()))
     _, round_num = plan_of(message)
+    mu = _number(config.get("proximal-mu", 0.0))  # Flower's FedProx asks for it in this way
+    objective = (Term("dense"), Term("prox", {"mu": mu})) if mu else (Term("dense"),)
     name, record = next(iter(message.content.array_records.items()))
     cohort = _cohort(context, node, round_num)
     jobs = [
@@ -54,7 +62,7 @@ def reply_to_train(message: Message, context: Context, node: Node) -> Message:
             client_id=client,
             round_num=round_num,
             experts=(0,),
-            objective=(Term("dense"),),
+            objective=objective,
             gate=False,
             weighting="examples",
         )
@@ -62,18 +70,20 @@ def reply_to_train(message: Message, context: Context, node: Node) -> Message:
     ]
     outcomes = list(node.trainer.train(jobs, state_of(record)))
     updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
+    failures = [asdict(outcome) for outcome in outcomes if isinstance(outcome, ClientFailure)]
     if not updates:
-        raise RoundError(f"round {round_num}: none of the node's {len(jobs)} clients gave a usable update")
+        raise RoundError(f"round {round_num}: none of the node's clients gave a usable update: {failures}")
     average = sums_of_updates(updates, node.settings.deterministic).average("expert/0")
     examples = sum(update.num_examples for update in updates)
     loss = sum(update.metrics["loss"] * update.num_examples for update in updates) / examples
-    metrics: dict[str, MetricRecordValues] = {
-        "num-examples": examples,
-        "loss": loss,
-        "clients": len(jobs),
-        "failures": len(jobs) - len(updates),
-    }
-    content = RecordDict({name: ArrayRecord({"expert/0": Array(average)}), "metrics": MetricRecord(metrics)})
+    metrics: dict[str, MetricRecordValues] = {"num-examples": examples, "loss": loss}
+    content = RecordDict(
+        {
+            name: ArrayRecord({"expert/0": Array(average)}),
+            "metrics": MetricRecord(metrics),
+            REPORT: ConfigRecord({"json": json.dumps({"clients": cohort, "failures": failures})}),
+        }
+    )
     return Message(content, reply_to=message)
 
 
@@ -91,31 +101,45 @@ def reply_to_evaluate(message: Message, context: Context, node: Node) -> Message
 
 def serve_dense(node: Node, client_id: int, state: ServerState) -> ClientResult:
     """Returns how one unseen client fares with the dense model."""
-    counts = node.population.label_counts()[: node.population.num_training].sum(axis=0)
-    return node.serve(client_id, state, Serving(top_k=1), torch.from_numpy(counts / counts.sum()), round_num=0)
+    prior = federated_prior(node.population, node.settings.train.logit_adjustment)
+    return node.serve(client_id, state, Serving(top_k=1), torch.from_numpy(prior).to(node.device), round_num=0)
 
 
 class PlainRounds:
     """Watches a plain strategy: what its nodes sent back, and what each round comes to."""
 
     def __init__(self, strategy: Strategy, preparation: Preparation, recorder: Recorder) -> None:
+        settings = preparation.settings
         self.preparation = preparation
         self.recorder = recorder
-        self.node = Node(preparation.settings, preparation.plan(), preparation.store.device)
+        self.node = Node(settings, preparation.plan(), choose_device(settings.train.device, None))
+        self.average: ServerState | None = None
         self.started = 0.0
-        self.metrics: list[MetricRecord] = []
         self.inner = strategy.aggregate_train
         strategy.aggregate_train = self.aggregate_train  # type: ignore[method-assign]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Notes the replies' metrics and has the strategy aggregate them."""
+        """Notes what the nodes report and has the strategy aggregate the replies.
+
+        Raises:
+            RoundError: fewer than `clients.min-completed` of the round's clients gave a usable update.
+        """
         kept = list(replies)
-        self.metrics = [next(iter(r.content.metric_records.values())) for r in kept if r.has_content()]
-        if not self.metrics:
-            reason = next((r.error.reason for r in kept if r.has_error()), "no node answered")
-            raise RoundError(f"round {server_round}: no node gave a usable reply: {reason}")
+        good = [reply for reply in kept if reply.has_content()]
+        reports = [json.loads(str(reply.content.config_records[REPORT]["json"])) for reply in good]
+        self.clients = sorted(client for report in reports for client in report["clients"])
+        self.failures = [failure for report in reports for failure in report["failures"]]
+        self.metrics = [next(iter(reply.content.metric_records.values())) for reply in good]
+        share = self.preparation.settings.clients.min_completed
+        completed = len(self.clients) - len(self.failures)
+        if not good or completed < share * len(self.clients):
+            reason = next((reply.error.reason for reply in kept if reply.has_error()), self.failures[:1])
+            raise RoundError(
+                f"round {server_round}: at least {share:.0%} of the clients must complete (clients.min-completed), got "
+                f"{completed} of {len(self.clients)}; first failure: {reason}"
+            )
         return self.inner(server_round, kept)
 
     def record(self, round_num: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -124,50 +148,52 @@ class PlainRounds:
             self.started = time.perf_counter()
             return None
         settings, state = self.preparation.settings, state_of(arrays)
-        total = {name: sum(_number(m[name]) for m in self.metrics) for name in ("num-examples", "clients", "failures")}
-        loss = sum(_number(m["loss"]) * _number(m["num-examples"]) for m in self.metrics) / total["num-examples"]
-        examples, clients, failures = (int(total[name]) for name in ("num-examples", "clients", "failures"))
+        if settings.evaluate.ema > 0:
+            self.average = state if self.average is None else moving_average(self.average, state, settings.evaluate.ema)
         evaluation, evaluating = None, time.perf_counter()
         if round_num % settings.evaluate.every == 0 or round_num == settings.num_server_rounds:
-            unseen = self.preparation.population.unseen
-            evaluation = evaluation_record({client: serve_dense(self.node, client, state) for client in unseen})
+            served, unseen = self.average or state, self.preparation.population.unseen
+            evaluation = evaluation_record({client: serve_dense(self.node, client, served) for client in unseen})
         now = time.perf_counter()
-        sent = clients * int(state.experts[0].size) * 4
-        line = {
-            "round": round_num,
-            "clients": [],
-            "assignment": {},
-            "completed": clients - failures,
-            "failures": [{"stage": "train", "client": None, "round": round_num, "error": "see the log"}] * failures,
-            "train": {"loss": loss, "examples": examples},
-            "rankings": {},
-            "load": [clients],
-            "bytes": {"down": sent, "up": sent, "by_expert": [2 * sent]},
-            "evaluate": evaluation,
-            "seconds": {"round": round(now - self.started, 4), "evaluate": round(now - evaluating, 4)},
-        }
-        self.recorder.round(line, state, None)
+        seconds = {"round": round(now - self.started, 4), "evaluate": round(now - evaluating, 4)}
+        self.recorder.round(self._line(round_num, state, evaluation, seconds), state, self.average)
         self.started = time.perf_counter()
         return None if evaluation is None else MetricRecord({"accuracy": evaluation["methods"]["zero_shot"]["mean"]})
 
+    def _line(
+        self, round_num: int, state: ServerState, evaluation: dict[str, Any] | None, seconds: dict[str, float]
+    ) -> dict[str, Any]:
+        examples = sum(int(_number(metrics["num-examples"])) for metrics in self.metrics)
+        loss = sum(_number(metrics["loss"]) * _number(metrics["num-examples"]) for metrics in self.metrics) / examples
+        sent = len(self.clients) * int(state.experts[0].size) * FLOAT_BYTES
+        return {
+            "round": round_num,
+            "clients": self.clients,
+            "assignment": {str(client): [0] for client in self.clients},
+            "completed": len(self.clients) - len(self.failures),
+            "failures": [
+                {"stage": f["stage"], "client": f["client_id"], "round": round_num, "error": f["error"]}
+                for f in self.failures
+            ],
+            "train": {"loss": loss, "examples": examples},
+            "rankings": {},
+            "load": [len(self.clients)],
+            "bytes": {"down": sent, "up": sent, "by_expert": [2 * sent]},
+            "evaluate": evaluation,
+            "seconds": seconds,
+        }
 
-def run_plain(strategy: Strategy, preparation: Preparation, recorder: Recorder, grid: Grid, first_round: int) -> None:
-    """Trains a plain Flower strategy by its own `start`.
 
-    Raises:
-        RunFolderError: the run is to be resumed, which Flower's own loop cannot do.
-    """
-    if first_round != 1:
-        raise RunFolderError(
-            f"a plain Flower strategy must start at round 1, got round {first_round}: Flower's loop cannot go on "
-            "from a checkpoint; hint: start a new run"
-        )
+def run_plain(strategy: Strategy, preparation: Preparation, recorder: Recorder, grid: Grid) -> None:
+    """Trains a plain Flower strategy by its own `start`, from round 1."""
+    settings = preparation.settings
     config = {PLAN: json.dumps(dict(preparation.plan()))}
     watched = PlainRounds(strategy, preparation, recorder)
     strategy.start(
         grid,
         record_of(preparation.initial_state(1, False, "")),
-        num_rounds=preparation.settings.num_server_rounds,
+        num_rounds=settings.num_server_rounds,
+        timeout=settings.clients.timeout,
         train_config=ConfigRecord(dict(config)),
         evaluate_config=ConfigRecord(dict(config)),
         evaluate_fn=watched.record,

@@ -8,6 +8,7 @@ import torch
 
 from fedmoe.data.content_cache import PreparedData
 from fedmoe.data.contracts import LoadRequest
+from fedmoe.data.domains import parse_domains
 from fedmoe.data.embeddings import Chunk, EmbeddingTable, embedding_table
 from fedmoe.data.population import Population, build_population
 from fedmoe.data.population_cache import keep_population
@@ -21,7 +22,7 @@ from fedmoe.moe.vectors import Vector, to_vector
 from fedmoe.references import load_plugin
 from fedmoe.seeding import derive_seed
 from fedmoe.settings import Settings
-from fedmoe.training.common_expert import CommonExpert, common_expert, expert_spec, forward_all
+from fedmoe.training.common_expert import CommonExpert, check_source, common_expert, expert_spec, forward_all
 from fedmoe.training.samples import SampleStore, channel_statistics
 
 __all__ = ["Preparation", "check_plugins", "prepare_run"]
@@ -107,6 +108,10 @@ def check_plugins(settings: Settings) -> None:
     gate_class(settings.gate.name)
     for model in {settings.experts.model, settings.common_expert.model or settings.experts.model}:
         load_plugin("expert", "fedmoe.moe.experts", model)
+    if settings.clients.partition == "domain":
+        for domain in parse_domains(settings.clients.domains):
+            load_plugin("transform", "fedmoe.data.transforms", domain)
+    check_source(settings.common_expert.source)
 
 
 def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], None]) -> Preparation:

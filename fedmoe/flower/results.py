@@ -1,5 +1,6 @@
 """What came out of a run: header, summary, clients, partition, as the tables that the run folder keeps."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 
 from fedmoe.evaluation.fairness import spread
+from fedmoe.evaluation.priors import public_prior
 from fedmoe.evaluation.served import served_ids
 from fedmoe.evaluation.zero_shot import common_expert_result
 from fedmoe.flower.preparation import Preparation
@@ -39,7 +41,7 @@ def header_table(preparation: Preparation, names: Sequence[str], run_folder: str
             "parameters": parameters,
         },
         "gate": settings.gate.name,
-        "common_expert": dict(preparation.common.report),
+        "common_expert": dict(preparation.common.report) | {"fingerprint": preparation.common.fingerprint},
         "embeddings_computed": preparation.table.computed,
         "device": device,
         "seed": settings.seed,
@@ -80,8 +82,7 @@ def partition_table(preparation: Preparation) -> dict[str, Any]:
 def common_results(preparation: Preparation) -> dict[int, dict[str, float]]:
     """Returns the common expert's accuracies on each unseen client, from the cached logits."""
     population, limit = preparation.population, preparation.settings.evaluate.samples
-    counts = population.label_counts()[: population.num_training].sum(axis=0).astype(np.float64)
-    prior = torch.from_numpy(counts / counts.sum())
+    prior = torch.from_numpy(public_prior(population))
     results = {}
     for client in population.unseen:
         ids = served_ids(population, client, limit, preparation.settings.seed)
@@ -144,6 +145,7 @@ def client_rows(
 ) -> list[dict[str, Any]]:
     """Returns a row per client: what it holds, how often it took part; for unseen ones, how each method served it."""
     population, main = preparation.population, next(iter(lines))
+    rounds = Counter(client for line in lines[main] for client in line["clients"])
     rows = []
     for client in [*population.training, *population.unseen]:
         role = "anchor" if client in population.anchors else "normal" if client in population.training else "unseen"
@@ -153,13 +155,13 @@ def client_rows(
                 "role": role,
                 "labels": list(population.labels_of(client)),
                 "examples": len(population.shards[client]),
-                "rounds": sum(client in line["clients"] for line in lines[main]),
+                "rounds": rounds[client],
             }
         )
     for client, accuracies in common.items():
         rows[client] |= {f"common_expert.{name}": value for name, value in accuracies.items()}
-    for method, rounds in lines.items():
-        for served in _last_evaluation(rounds)["clients"]:
+    for method, own in lines.items():
+        for served in _last_evaluation(own)["clients"]:
             kept = {key: value for key, value in served.items() if key not in ("client_id", "examples")}
             if method == main:
                 rows[served["client_id"]]["experts"] = kept["experts"]

@@ -69,7 +69,7 @@ def call_roster(grid: Grid) -> Roster:
     while True:
         node_ids = sorted(grid.get_node_ids())
         if node_ids:
-            replies = exchange(grid, "query.hello", "0", {node_id: encode({}, {}) for node_id in node_ids})
+            replies = exchange(grid, "query.hello", "0", {node_id: encode({}, {}) for node_id in node_ids}, PATIENCE)
             broken = [reply.error.reason for reply in replies.values() if reply.has_error()]
             if broken:
                 raise RoundError(f"a node cannot start: {broken[0]}")

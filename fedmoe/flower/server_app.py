@@ -94,12 +94,12 @@ def seconds_before(lines: Mapping[str, Sequence[Mapping[str, Any]]], done: Mappi
 
 def _write_beginnings(folder: RunFolder, preparation: Preparation, header: Mapping[str, Any], roster: Roster) -> None:
     """Writes what is known before the first round; a resumed run keeps what it began with."""
-    folder.write_settings(preparation.settings)
     folder.write_partition(partition_table(preparation))
     facts = {"nodes": len(roster.node_ids), "devices": list(roster.devices)}
-    folder.write_environment(
-        describe_environment(facts | {"dataset": header["dataset"], "partition": header["partition"]})
-    )
+    same = {name: header[name] for name in ("dataset", "partition", "common_expert")}
+    folder.write_environment(describe_environment(facts | same))
+    # last, and written whole: a folder without it cannot be gone on with, so that one with it has all of the above
+    folder.write_settings(preparation.settings)
 
 
 def output_folder(settings: Settings) -> Path:
@@ -130,7 +130,7 @@ def _hints(roster: Roster, settings: Settings) -> list[str]:
 def _check_same_data(folder: RunFolder, header: Mapping[str, Any]) -> None:
     """Refuses to go on with a run on other data than it began with (a stand-in that has since become real, say)."""
     begun = folder.read_json("environment.json") or {}
-    for name, key in (("dataset", "fingerprint"), ("partition", "hash")):
+    for name, key in (("dataset", "fingerprint"), ("partition", "hash"), ("common_expert", "fingerprint")):
         old, new = begun.get(name, {}).get(key), header[name][key]
         if old is not None and old != new:
             raise RunFolderError(

@@ -174,10 +174,10 @@ class ExpertStrategy(Strategy, ABC):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Returns one message per node with unseen clients to serve, in the rounds that are evaluated."""
-        settings, last = self.federation.settings, server_round == self.num_rounds
         self._evaluation_cohorts: dict[int, tuple[int, ...]] = {}
-        if not last and server_round % settings.evaluate.every:
+        if not self._is_evaluated(server_round):
             return
+        last = server_round == self.num_rounds
         if self._roster is None:
             self._roster = call_roster(grid)
         orders = evaluate_orders(self.federation, self._roster, server_round, state_of(arrays), self.serving(), last)
@@ -204,7 +204,7 @@ class ExpertStrategy(Strategy, ABC):
         grid: Grid,
         initial_arrays: ArrayRecord,
         num_rounds: int = 3,
-        timeout: float = 3600,
+        timeout: float | None = None,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
@@ -212,14 +212,15 @@ class ExpertStrategy(Strategy, ABC):
         """Runs the rounds from `federation.first_round` on and returns Flower's result; each round is recorded.
 
         Where `evaluate.ema` is above 0, the server's moving average is what gets evaluated; training goes on from the
-        last state.
+        last state. A node has `timeout` seconds for each of its orders (`None`: as `clients.timeout` says).
         """
+        patience = self.federation.settings.clients.timeout if timeout is None else timeout
         result, arrays, self.num_rounds = Result(), initial_arrays, num_rounds
         config = ConfigRecord()
         for round_num in range(self.federation.first_round, num_rounds + 1):
             started = time.perf_counter()
             replies = grid.send_and_receive(
-                self.configure_train(round_num, arrays, train_config or config, grid), timeout=timeout
+                self.configure_train(round_num, arrays, train_config or config, grid), timeout=patience
             )
             merged, metrics = self.aggregate_train(round_num, replies)
             if merged is None or metrics is None:
@@ -228,11 +229,11 @@ class ExpertStrategy(Strategy, ABC):
             result.train_metrics_clientapp[round_num] = metrics
             evaluating = time.perf_counter()
             served = self._served_state()
-            replies = grid.send_and_receive(
-                self.configure_evaluate(round_num, record_of(served), evaluate_config or config, grid),
-                timeout=timeout,
-            )
-            measured = self.aggregate_evaluate(round_num, replies)
+            asked: Iterable[Message] = ()
+            self._evaluation_cohorts = {}
+            if self._is_evaluated(round_num):
+                asked = self.configure_evaluate(round_num, record_of(served), evaluate_config or config, grid)
+            measured = self.aggregate_evaluate(round_num, grid.send_and_receive(asked, timeout=patience))
             if measured is not None:
                 result.evaluate_metrics_clientapp[round_num] = measured
             if evaluate_fn is not None and (central := evaluate_fn(round_num, arrays)) is not None:
@@ -242,6 +243,9 @@ class ExpertStrategy(Strategy, ABC):
             line = self._line(round_num, float(metrics["loss"]), seconds)  # type: ignore[arg-type]
             self.federation.recorder.round(line, self._state, self._average)
         return result
+
+    def _is_evaluated(self, round_num: int) -> bool:
+        return round_num == self.num_rounds or round_num % self.federation.settings.evaluate.every == 0
 
     def _served_state(self) -> ServerState:
         decay = self.federation.settings.evaluate.ema
@@ -258,7 +262,9 @@ class ExpertStrategy(Strategy, ABC):
         orders = rank_orders(
             self.federation, self._roster, round_num, asked, state, self.ranks_by, self.serving().aggregation
         )
-        replies = exchange(grid, "query.rank", str(round_num), {n: content for n, (_, content) in orders.items()})
+        contents = {node_id: content for node_id, (_, content) in orders.items()}
+        patience = self.federation.settings.clients.timeout
+        replies = exchange(grid, "query.rank", str(round_num), contents, patience)
         return gather_rankings(round_num, replies.values(), {n: cohort for n, (cohort, _) in orders.items()})
 
     def _line(self, round_num: int, loss: float, seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def check_same_settings(folder: RunFolder, settings: Settings) -> None:
     if differing:
         raise RunFolderError(
             f"a run goes on with the settings it was started with, but '{folder.path}' differs in "
-            f"{', '.join(differing)}; hint: resume it with its own settings.yaml, or start a new run"
+            f"{', '.join(differing)}; hint: leave those as they are in its settings.yaml, or start a new run"
         )
 
 

@@ -59,6 +59,9 @@ class ClientsSettings:
     domains: str = setting("identity,rotate90,rotate180,rotate270,negative", "transforms of the domain partition")
     unseen: int = setting(10, "clients that take no part in training", low=1)
     samples: int = setting(0, "training samples of a client at the most; 0: all that fall to it", low=0)
+    timeout: float = setting(
+        3600.0, "seconds that a node has for its work of one round before it counts as dead", above=0
+    )
     min_completed: float = setting(0.5, "share of a round's clients that must give a usable update", low=0, high=1)
 
 

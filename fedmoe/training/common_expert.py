@@ -16,19 +16,20 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedmoe.data.contracts import Dataset, Ids
-from fedmoe.data.storage import home
+from fedmoe.data.storage import home, new_file
 from fedmoe.errors import DataError
 from fedmoe.moe.construction import build_expert
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.vectors import to_vector
+from fedmoe.references import load_plugin, source_of
 from fedmoe.seeding import derive_seed, torch_stream
 from fedmoe.settings import Settings
-from fedmoe.training.pretrained import PretrainedExpert, fit_head, pretrained_expert
+from fedmoe.training.pretrained import PretrainedExpert, check_name, fit_head, pretrained_expert
 from fedmoe.training.samples import channel_statistics
 
 __all__ = ["CommonExpert", "common_expert"]
 
-RECIPE = "1"  # part of the cache's key: raise it whenever the same settings would give other weights
+RECIPE = "2"  # part of the cache's key: raise it whenever the same settings would give other weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,8 @@ def common_expert(
     spec = expert_spec(settings, dataset)
     backbone = settings.common_expert.model or settings.experts.model
     source = settings.common_expert.source
-    key = _cache_key(settings, backbone, spec, data_fingerprint, public_ids)
+    check_source(source)
+    key = _cache_key(settings, backbone, spec, data_fingerprint, public_ids, device)
     file = home() / "cache" / "common" / f"{key}.safetensors"
     if source.startswith("torchvision:"):
         backbone = source
@@ -84,7 +86,8 @@ def common_expert(
         expert = build_expert(backbone, spec, derive_seed(settings.seed, "common expert"))
         train = _pretrain
     if source != "public" and train is _pretrain:
-        report: dict[str, Any] = {"source": source} | _load(expert, Path(source).expanduser())
+        _load(expert, Path(source).expanduser())
+        report: dict[str, Any] = {"source": source}
     elif file.is_file():
         report = _load(expert, file) | {"cached": True}
         tell(f"common expert: from the cache, {report['held_out_accuracy']:.1%} on held-out public samples")
@@ -94,8 +97,25 @@ def common_expert(
         _save(expert, file, report)
         tell(f"common expert: {report['held_out_accuracy']:.1%} on held-out public samples")
     expert.eval().requires_grad_(False).to(device)
-    digest = hashlib.sha256(backbone.encode() + to_vector(expert).tobytes()).hexdigest()
-    return CommonExpert(expert=expert, backbone=backbone, fingerprint=digest, report=report)
+    digest = hashlib.sha256(backbone.encode() + source_of(type(expert)) + to_vector(expert).tobytes())
+    for statistic in channel_statistics(
+        dataset.x_NCHW, public_ids
+    ):  # inputs are normalised by them before it sees them
+        digest.update(statistic.numpy().tobytes())
+    return CommonExpert(expert=expert, backbone=backbone, fingerprint=digest.hexdigest(), report=report)
+
+
+def check_source(source: str) -> None:
+    """Refuses a source that cannot be right, before anything is loaded.
+
+    Raises:
+        SettingsError: torchvision has no such model.
+        DataError: there is no such file.
+    """
+    if source.startswith("torchvision:"):
+        check_name(source.removeprefix("torchvision:"))
+    elif source != "public" and not Path(source).expanduser().is_file():
+        raise DataError(f"common-expert.source must be 'public', 'torchvision:NAME' or a file, got '{source}'")
 
 
 def expert_spec(settings: Settings, dataset: Dataset) -> ExpertSpec:
@@ -109,17 +129,15 @@ def expert_spec(settings: Settings, dataset: Dataset) -> ExpertSpec:
     )
 
 
-def _cache_key(settings: Settings, backbone: str, spec: ExpertSpec, data: str, public_ids: Ids) -> str:
-    parts = [
-        RECIPE,
-        backbone,
-        repr(spec),
-        data,
-        repr(settings.common_expert),
-        str(settings.seed),
-        str(settings.train.threads),
-    ]
+def _cache_key(
+    settings: Settings, backbone: str, spec: ExpertSpec, data: str, public_ids: Ids, device: torch.device
+) -> str:
+    """Returns the name of a trained common expert: all that its weights depend on, this machine's torch among it."""
+    where = (device.type, torch.__version__, str(settings.train.threads))
+    parts = [RECIPE, backbone, repr(spec), data, repr(settings.common_expert), str(settings.seed), *where]
     digest = hashlib.sha256("\n".join(parts).encode())
+    if not settings.common_expert.source.startswith("torchvision:"):
+        digest.update(source_of(load_plugin("expert", "fedmoe.moe.experts", backbone)))
     digest.update(np.ascontiguousarray(public_ids).tobytes())
     return digest.hexdigest()[:32]
 
@@ -188,8 +206,8 @@ def _split(settings: Settings, public_ids: Ids) -> tuple[Ids, Ids]:
 
 
 def _accuracy(expert: Expert, dataset: Dataset, ids: Ids, mean: Tensor, std: Tensor, device: torch.device) -> float:
-    if len(ids) == 0:
-        return 0.0
+    if len(ids) == 0:  # fewer than ten public samples: nothing was held out
+        return float("nan")
     logits = [logits for _, logits in forward_all(expert, dataset.x_NCHW[ids], mean, std, device)]
     return float((np.concatenate(logits).argmax(axis=1) == dataset.y_N[ids]).mean())
 
@@ -209,18 +227,12 @@ def forward_all(
 
 
 def _save(expert: Expert, file: Path, report: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{id(report)}.tmp")
     tensors = {name: tensor.cpu().contiguous() for name, tensor in expert.state_dict().items()}
-    save_file(tensors, temporary, metadata={"report": json.dumps(dict(report))})
-    temporary.replace(file)
+    with new_file(file) as draft:
+        save_file(tensors, draft, metadata={"report": json.dumps(dict(report))})
 
 
 def _load(expert: Expert, file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise DataError(
-            f"common-expert.source must be 'public', 'torchvision:NAME' or a .safetensors file, got '{file}'"
-        )
     try:
         expert.load_state_dict(load_file(file))
         with safe_open(file, framework="pt") as opened:

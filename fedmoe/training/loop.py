@@ -35,7 +35,7 @@ class LoopTrainer:
 
     Args:
         make_expert: builds an expert with any weights, on the device.
-        gate: a resident gate on the device, or `None`.
+        gate_for: gives the resident gate, on the device, for a pool of M experts.
         settings: how clients train.
         store: the samples.
         population: who holds which.
@@ -46,14 +46,14 @@ class LoopTrainer:
         self,
         *,
         make_expert: Callable[[], Expert],
-        gate: Gate | None,
+        gate_for: Callable[[int], Gate],
         settings: TrainSettings,
         store: SampleStore,
         population: Population,
         seed: int,
     ) -> None:
         self.make_expert = make_expert
-        self.gate = gate
+        self.gate_for = gate_for
         self.settings = settings
         self.store = store
         self.population = population
@@ -79,8 +79,9 @@ class LoopTrainer:
     def train_client(self, job: ClientJob, state: ServerState) -> ClientUpdate:
         """Returns what the client gives back after its local epochs."""
         started = time.perf_counter()
-        samples = self.store.load(self.population.shards[job.client_id], self.gate.reads if self.gate else "embedding")
         model = self._receive(job, state)
+        reads = "embedding" if model.gate is None else model.gate.reads
+        samples = self.store.load(self.population.shards[job.client_id], reads)
         stream = torch_stream(self.seed, "train", "round", job.round_num, "client", job.client_id)
         if model.gate is not None:
             model.gate.reseed(derive_seed(self.seed, "gate", "round", job.round_num, "client", job.client_id))
@@ -102,7 +103,7 @@ class LoopTrainer:
         for module, expert_id in zip(experts, job.experts, strict=True):
             load_vector(module, state.experts[expert_id])
             module.train()
-        gate = self.gate if job.gate else None
+        gate = self.gate_for(len(state.experts)) if job.gate else None
         if gate is not None:
             load_vector(gate, _present(state.gate))
             gate.train()

@@ -10,7 +10,7 @@ from torchvision import models
 from fedmoe.errors import DataError, SettingsError, nearest_hint
 from fedmoe.moe.expert import Expert
 
-__all__ = ["PretrainedExpert", "fit_head", "pretrained_expert"]
+__all__ = ["PretrainedExpert", "check_name", "fit_head", "pretrained_expert"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -58,9 +58,7 @@ def pretrained_expert(name: str, num_classes: int, mean: Tensor, std: Tensor) ->
         SettingsError: torchvision has no classification model of that name.
         DataError: its weights are neither in torch's cache nor to be downloaded, or their hash is wrong.
     """
-    known = models.list_models(module=models)
-    if name not in known:
-        raise SettingsError(f"common-expert.source 'torchvision:{name}': no such model; {nearest_hint(name, known)}")
+    check_name(name)
     weights = models.get_model_weights(name).DEFAULT
     try:
         state = weights.get_state_dict(progress=False, check_hash=True)
@@ -73,6 +71,17 @@ def pretrained_expert(name: str, num_classes: int, mean: Tensor, std: Tensor) ->
     backbone = models.get_model(name, weights=None)
     backbone.load_state_dict(state)
     return PretrainedExpert(backbone, num_classes, mean, std)
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that torchvision has no classification model of.
+
+    Raises:
+        SettingsError: with the nearest known name.
+    """
+    known = models.list_models(module=models)
+    if name not in known:
+        raise SettingsError(f"common-expert.source 'torchvision:{name}': no such model; {nearest_hint(name, known)}")
 
 
 def fit_head(expert: PretrainedExpert, embedding_ND: Tensor, y_N: Tensor, steps: int = 100) -> None:

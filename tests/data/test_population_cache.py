@@ -36,7 +36,7 @@ def test_what_is_opened_equals_what_was_kept(partition: str, seed: int) -> None:
         }
     )
     population = build_population(dataset(), settings)
-    opened = open_population(keep_population(population))
+    opened = open_population(keep_population(population), population.labels_N)
     assert opened.fingerprint() == population.fingerprint()
     for field in ("num_training", "anchors", "groups", "domains", "num_classes", "notes"):
         assert getattr(opened, field) == getattr(population, field)
@@ -49,7 +49,7 @@ def test_a_missing_a_cut_and_an_altered_file_are_refused(tmp_path: Path) -> None
     key = keep_population(build_population(dataset(), settings))
     (file,) = (tmp_path / "cache" / "populations").iterdir()
     with pytest.raises(DataError, match="must be in the cache"):
-        open_population("0" * 64)
+        open_population("0" * 64, dataset().y_N)
     other = keep_population(
         build_population(
             dataset(), from_flat({"seed": 1, "clients.num": 20, "clients.unseen": 2, "data.public-samples": 50})
@@ -57,7 +57,7 @@ def test_a_missing_a_cut_and_an_altered_file_are_refused(tmp_path: Path) -> None
     )
     (file.parent / f"{other}.npz").replace(file)
     with pytest.raises(DataError, match="another hash"):
-        open_population(key)
+        open_population(key, dataset().y_N)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(DataError, match="must be in the cache"):
-        open_population(key)
+        open_population(key, dataset().y_N)
