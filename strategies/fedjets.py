@@ -32,6 +32,7 @@ class FedJETs(ExpertStrategy):
         renormalise: whether a normal client's gate weights sum to 1 over its K experts, or come from the whole pool.
         weighting: weight of a client in the averages: `uniform`, or `examples`.
         output: what is mixed, and what the gate's gradient passes through: `probability` or `logit`.
+        anchor_gate_labels: an anchor's gate also learns from its labels (`Anchor.gate_labels`).
         init: where the experts start: `random`, `common`, or empty: as `experts.init` says.
     """
 
@@ -39,6 +40,7 @@ class FedJETs(ExpertStrategy):
     renormalise: bool = True
     weighting: str = "uniform"
     output: str = "probability"
+    anchor_gate_labels: bool = False
     init: str = ""
 
     has_gate: ClassVar[bool] = True
@@ -83,7 +85,7 @@ class FedJETs(ExpertStrategy):
         """Returns an anchor's two separate losses, or a normal client's joint loss."""
         mixture = Term("mixture", {"output": self.output, "renormalise": self.renormalise})
         anchor = client_id in self.federation.population.anchors
-        objective = (Term("anchor"),) if anchor else (mixture,)
+        objective = (Term("anchor", {"gate_labels": self.anchor_gate_labels}),) if anchor else (mixture,)
         return ClientJob(
             client_id=client_id,
             round_num=round_num,

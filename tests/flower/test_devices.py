@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fedmoe.errors import SettingsError
 from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint
 
 
@@ -17,12 +18,19 @@ def test_without_a_gpu_it_is_the_processor(monkeypatch: pytest.MonkeyPatch) -> N
     assert idle_gpu_hint(2, ["cpu", "cpu"]) is None
 
 
-def test_nodes_are_spread_over_the_gpus_and_other_processes_take_the_emptiest(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_gpus(monkeypatch, [10, 90, 50])
-    assert [choose_device("auto", node).index for node in range(6)] == [0, 1, 2, 0, 1, 2]
+def test_nodes_are_spread_over_the_gpus_the_emptiest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus(monkeypatch, [10 << 30, 90 << 30, 50 << 30])
+    assert [choose_device("auto", node).index for node in range(6)] == [1, 2, 0, 1, 2, 0]
     assert choose_device("auto", None) == torch.device("cuda", 1)
     assert choose_device("cpu", 0) == torch.device("cpu")
-    assert choose_device("cuda:2", 0) == torch.device("cuda", 2)
+
+
+@pytest.mark.parametrize("asked", ["gpu", "cuda:7", "cuda"])
+def test_a_device_that_is_not_here_is_refused(asked: str) -> None:
+    if torch.cuda.is_available() and asked == "cuda":
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SettingsError, match=r"train\.device must be 'auto', 'cpu' or a GPU that is here"):
+        choose_device(asked, 0)
 
 
 def test_idle_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

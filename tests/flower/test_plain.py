@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedmoe.errors import RunFolderError
+from fedmoe.errors import RoundError
+from fedmoe.flower.local_run import read_config
+from fedmoe.flower.methods import methods_of
+from fedmoe.settings import from_flat
 from tests.small import newest_bytes, newest_state, rounds_of, run_small, small_config
 
 FLOWERS_FEDAVG = {"strategy.name": "flwr.serverapp.strategy:FedAvg", "evaluate.baselines": ""}
@@ -39,9 +42,44 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert newest_bytes(runs[0]) == newest_bytes(runs[1]) != newest_bytes(other)
 
 
-def test_a_plain_strategy_cannot_go_on_and_says_so(tmp_path: Path) -> None:
+def test_a_cut_off_plain_strategy_starts_again_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     config = small_config() | FLOWERS_FEDAVG
     run = run_small(tmp_path, settings=config)
+    whole = newest_bytes(run)
     (run / "checkpoints" / "round-000003.safetensors").unlink()
-    with pytest.raises(RunFolderError, match="must start at round 1, got round 3"):
-        run_small(tmp_path, settings=config | {"resume": str(run)})
+    run_small(tmp_path, settings=config | {"resume": str(run)})
+    assert newest_bytes(run) == whole
+    assert [line["round"] for line in rounds_of(run)] == [1, 2, 3]
+
+
+def test_flowers_fedprox_is_not_its_fedavg(tmp_path: Path) -> None:
+    prox, plain = (
+        newest_state(run_small(tmp_path, settings=small_config() | FLOWERS_FEDAVG | {"strategy.name": name, **more}))
+        for name, more in (
+            ("flwr.serverapp.strategy:FedProx", {"strategy.flwr-fedprox.proximal-mu": 5.0}),
+            ("flwr.serverapp.strategy:FedAvg", {}),
+        )
+    )
+    assert np.abs(prox.experts[0] - plain.experts[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["FedAvg", "FedProx", "FedAdam"])
+def test_they_run_on_the_simulations_as_shipped(tmp_path: Path, name: str) -> None:
+    override = f"strategy.name='flwr.serverapp.strategy:{name}' evaluate.baselines='fedavg'"
+    _, config = read_config(Path(__file__).parents[2] / "simulations" / "quickstart", [override])
+    assert [method.name for method in methods_of(from_flat(config))][1:] == ["fedavg"]
+
+
+def test_the_moving_average_is_what_gets_evaluated(tmp_path: Path) -> None:
+    config = small_config() | FLOWERS_FEDAVG
+    last, average = (
+        rounds_of(run_small(tmp_path, settings=config | {"evaluate.ema": decay}))[-1] for decay in (0.0, 0.99)
+    )
+    assert last["train"] == average["train"]
+    assert last["evaluate"] != average["evaluate"]
+
+
+def test_a_client_that_fails_is_named(tmp_path: Path) -> None:
+    config = small_config() | FLOWERS_FEDAVG | {"train.learning-rate": 1e30, "clients.min-completed": 0.9}
+    with pytest.raises(RoundError, match=r"min-completed|usable update"):
+        run_small(tmp_path, settings=config)

@@ -60,7 +60,7 @@ STRATEGIES = {
         others=(
             {"aggregation": "vote", "weighting": "examples"},
             {"aggregation": "mean-logit", "output": "logit", "renormalise": False},
-            {"anchors_mix": True},
+            {"anchor_gate_labels": True},
         ),
     ),
     "fedprox": Row(pool=1, held=1, wrong=({"mu": -0.1}, {"mu": "much"}), others=({"mu": 0.0}, {"mu": 2})),
@@ -223,12 +223,10 @@ def test_a_normal_client_of_fedjets_gets_its_best_experts_best_first() -> None:
     assert held == {client: (1, 2)}
 
 
-@pytest.mark.parametrize("mix", [True, False])
-def test_fedjets_gives_anchors_their_two_losses_and_others_the_joint_one(mix: bool) -> None:
-    strategy = build("fedjets", {"anchors_mix": mix, "output": "logit", "renormalise": False})
-    anchor = strategy.job(1, 0, (0,))
-    names = [term.name for term in anchor.objective]
-    assert names == (["anchor", "mixture"] if mix else ["anchor"])
+@pytest.mark.parametrize("labels", [True, False])
+def test_fedjets_gives_anchors_their_two_losses_and_others_the_joint_one(labels: bool) -> None:
+    strategy = build("fedjets", {"anchor_gate_labels": labels, "output": "logit", "renormalise": False})
+    assert strategy.job(1, 0, (0,)).objective == (Term("anchor", {"gate_labels": labels}),)
     normal = strategy.job(1, 11, (0, 2))
     assert normal.objective == (Term("mixture", {"output": "logit", "renormalise": False}),)
 

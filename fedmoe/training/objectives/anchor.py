@@ -17,12 +17,23 @@ class Anchor:
     """Two separate losses: `CE(f(x; W_q), y) + CE(g(x), q)` (arXiv 2306.08586, section 3, an anchor client's losses).
 
     They share no parameter, so their sum trains each as if alone.
+
+    Attributes:
+        gate_labels: the gate also minimises `CE(g_q(x) f(x; W_q), y)` with the expert's logits held fixed: it learns to
+            trust the expert where the expert is right. The paper leaves open whether anchors do so.
     """
 
+    gate_labels: bool = False
+
     def __call__(self, model: LocalModel, batch: Batch, job: ClientJob) -> Tensor:
-        """Returns the sum of both mean losses; a gate that cannot learn adds a constant."""
-        expert_loss = cross_entropy(model.logits_KBC(batch.x_BCHW)[0], batch.y_B)
+        """Returns the sum of the mean losses; a gate that cannot learn adds a constant."""
         if model.gate is None:
             raise ValueError("an anchor's job needs the gate; hint: ClientJob(gate=True)")
-        target_B = torch.full_like(batch.y_B, model.expert_ids[0])
-        return expert_loss + cross_entropy(model.gate.scores(batch.gate_BD), target_B)
+        own = model.expert_ids[0]
+        logits_BC = model.logits_KBC(batch.x_BCHW)[0]
+        scores_BM = model.gate.scores(batch.gate_BD)
+        loss = cross_entropy(logits_BC, batch.y_B) + cross_entropy(scores_BM, torch.full_like(batch.y_B, own))
+        if self.gate_labels:
+            trust_B1 = torch.softmax(scores_BM, dim=1)[:, own : own + 1]
+            loss = loss + cross_entropy(trust_B1 * logits_BC.detach(), batch.y_B)
+        return loss
