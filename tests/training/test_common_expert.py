@@ -1,5 +1,7 @@
 """The common expert: trained, given, or torchvision's; cached by content; a damaged file is refused."""
 
+import linecache
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from fedmoe.moe.vectors import to_vector
 from fedmoe.settings import Settings, from_flat
 from fedmoe.training import common_expert as module
 from fedmoe.training.common_expert import common_expert
+from fedmoe.training.samples import channel_statistics
 
 CPU = torch.device("cpu")
 
@@ -108,3 +111,40 @@ def test_torchvision_weights_that_cannot_be_had_are_refused_with_the_place_to_pu
         common_expert(settings(**{"common-expert.source": "torchvision:resnet18"}), blobs(), "data", PUBLIC, CPU)
     with pytest.raises(SettingsError, match="did you mean 'resnet18'"):
         common_expert(settings(**{"common-expert.source": "torchvision:resnet19"}), blobs(), "data", PUBLIC, CPU)
+
+
+def test_statistics_of_data_sorted_by_class_are_those_of_all_classes() -> None:
+    images = (np.arange(12_000) // 60).astype(np.uint8).reshape(-1, 1, 1, 1)
+    mean, _ = channel_statistics(images, np.arange(12_000))
+    assert abs(float(mean[0]) - images.mean()) < 1
+
+
+MINE = """from fedmoe.moe.experts.mlp import MLPExpert
+
+
+class Mine(MLPExpert):
+    note = "{}"
+"""
+
+
+def test_a_backbone_that_its_author_has_edited_is_trained_anew(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    prints = []
+    for text in ("first", "second", "first"):
+        file.write_text(MINE.format(text))
+        for name in [name for name in sys.modules if name.startswith("fedmoe_plugin_mine")]:
+            del sys.modules[name]
+        linecache.clearcache()
+        common = common_expert(settings(**{"experts.model": f"{file}:Mine"}), blobs(), "data", PUBLIC, CPU)
+        prints.append((common.fingerprint, common.report["cached"]))
+    assert prints[0][0] == prints[2][0] != prints[1][0]
+    assert [cached for _, cached in prints] == [False, False, True]
+
+
+def test_another_public_split_gives_other_embeddings_even_from_the_same_file(tmp_path: Path) -> None:
+    common_expert(settings(), blobs(), "data", PUBLIC, CPU)
+    (file,) = (tmp_path / "home" / "cache" / "common").glob("*.safetensors")
+    given = settings(**{"common-expert.source": str(file)})
+    first, second = (common_expert(given, blobs(), "data", public, CPU) for public in (PUBLIC, PUBLIC[50:]))
+    assert first.fingerprint != second.fingerprint
+    assert first.report == {"source": str(file)}

@@ -147,6 +147,16 @@ def test_an_anchors_two_losses_do_not_mix(seed: int) -> None:
     torch.testing.assert_close(flat(together[own:]), flat(list(torch.autograd.grad(gate, model.parameters()[own:]))))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_an_anchors_labels_teach_the_gate_and_leave_the_expert_alone(seed: int) -> None:
+    model, data = local_model(held=(2,), seed=seed), batch(seed)
+    own = len(list(model.experts[0].parameters()))
+    without = gradients(model, loss_of(model, data, Term("anchor")))
+    taught = gradients(model, loss_of(model, data, Term("anchor", {"gate_labels": True})))
+    torch.testing.assert_close(flat(taught[:own]), flat(without[:own]))
+    assert (flat(taught[own:]) - flat(without[own:])).abs().max() > 1e-6
+
+
 def test_the_gate_of_an_anchor_learns_its_expert() -> None:
     model, data = local_model(held=(2,)), batch()
     assert model.gate is not None
