@@ -44,14 +44,18 @@ def load_plugin(kind: str, package: str, reference: str) -> Any:
         where, _, attribute = reference.rpartition(":")
         module = _module_from_file(kind, Path(where)) if where.endswith(".py") else _module(kind, where)
         if not hasattr(module, attribute):
-            public = [name for name in vars(module) if not name.startswith("_")]
+            public = [
+                name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
+            ]
             hint = nearest_hint(attribute, public)
             raise ReferenceError_(f"{kind} '{reference}': {where} has no '{attribute}'; {hint}")
         return getattr(module, attribute)
     name = reference.replace("-", "_")
     if name not in known_names(package):
         hint = nearest_hint(name, known_names(package))
-        raise ReferenceError_(f"unknown {kind} '{reference}'; {hint}; or give 'package.module:Attribute'")
+        raise ReferenceError_(
+            f"unknown {kind} '{reference}'; {hint}; or give 'package.module:Attribute' or '/path/file.py:Attribute'"
+        )
     module = importlib.import_module(f"{package}.{name}")
     public = list(module.__all__)
     if len(public) != 1:

@@ -62,6 +62,12 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
         raise SettingsError(f"--run-config cannot be read: {error}") from error
     flat = flatten_dict(given)
     for key in flat:
+        if key not in base and key.startswith("strategy.") and key.count(".") == 2:
+            table, near = key.rpartition(".")[0], nearest_hint(key, base).split(" known:")[0]
+            raise SettingsError(
+                f"unknown setting '{key}'; hint: to be overridden, an argument of a strategy must stand in the app's "
+                f"pyproject.toml, in the table [tool.flwr.app.config.{table}]; {near}"
+            )
         if key not in base:
             raise SettingsError(f"unknown setting '{key}'; {nearest_hint(key, base).split(' known:')[0]}")
     return project, dict(fuse_dicts(base, flat))

@@ -18,8 +18,10 @@ __all__ = ["client_rows", "common_results", "header_table", "partition_table", "
 Lines = Sequence[Mapping[str, Any]]
 
 
-def header_table(preparation: Preparation, names: Sequence[str], run_folder: str, device: str) -> dict[str, Any]:
-    """Returns what is told at the start."""
+def header_table(
+    preparation: Preparation, names: Sequence[str], run_folder: str, device: str, pool: int, has_gate: bool
+) -> dict[str, Any]:
+    """Returns what is told at the start; `pool` and `has_gate` are the main strategy's."""
     settings = preparation.settings
     parameters = int(preparation.initial_state(1, False, "random").experts[0].size)
     return {
@@ -35,20 +37,25 @@ def header_table(preparation: Preparation, names: Sequence[str], run_folder: str
             "unseen": settings.clients.unseen,
         },
         "experts": {
-            "num": settings.experts.num,
-            "top_k": settings.experts.top_k,
+            "num": pool,
+            "top_k": min(pool, settings.experts.top_k),
             "model": settings.experts.model,
             "parameters": parameters,
         },
-        "gate": settings.gate.name,
+        "gate": settings.gate.name if has_gate else "none",
         "common_expert": dict(preparation.common.report) | {"fingerprint": preparation.common.fingerprint},
         "embeddings_computed": preparation.table.computed,
         "device": device,
         "seed": settings.seed,
         "rounds": settings.num_server_rounds,
         "run_folder": run_folder,
-        "notes": list(preparation.notes),
+        "notes": [*_stand_in_note(preparation), *preparation.notes],
     }
+
+
+def _stand_in_note(preparation: Preparation) -> list[str]:
+    wanted, got = preparation.data.stand_in_for, preparation.data.dataset.name
+    return [] if wanted is None else [f"'{wanted}' could not be had: every figure is of generated data ('{got}')."]
 
 
 def dataset_table(preparation: Preparation) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from fedmoe.flower.methods import ledger_of, methods_of, rounds_done, run_method
 from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
 from fedmoe.flower.results import client_rows, common_results, header_table, partition_table, summary_table
 from fedmoe.flower.roster import Roster, call_roster
+from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.recording.console import ConsoleLogger
 from fedmoe.recording.environment import describe_environment
 from fedmoe.recording.loggers import RunLogger
@@ -57,8 +58,14 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     preparation = prepare_run(settings, choose_device(settings.train.device, None), console.tell)
     roster = call_roster(grid)
     folder = old or create_run_folder(output_folder(settings), settings.simulation, methods[0].name, settings.seed)
+    main = methods[0].strategy
     header = header_table(
-        preparation, [m.name for m in methods], str(folder.path), ", ".join(sorted(set(roster.devices)))
+        preparation,
+        [method.name for method in methods],
+        str(folder.path),
+        ", ".join(sorted(set(roster.devices))),
+        main.pool_size(settings) if isinstance(main, ExpertStrategy) else 1,
+        isinstance(main, ExpertStrategy) and main.has_gate,
     )
     header["notes"] += [*_hints(roster, settings), *unused_tables(settings, methods)]
     if old is not None:

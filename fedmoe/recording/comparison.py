@@ -1,12 +1,13 @@
 """Several runs side by side: each method's accuracy on unseen clients, mean and standard deviation over seeds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from fedmoe.errors import RunFolderError
 from fedmoe.recording.run_folder import RunFolder, open_run_folder
@@ -28,6 +29,7 @@ class Row:
         seeds: the seeds, ascending.
         accuracies: mean accuracy over unseen clients, a seed each, in [0, 1].
         traffic: bytes of a whole run (once, down and up), mean over seeds; 0 for what sends nothing.
+        is_main: whether it is what the runs are about, rather than a baseline.
     """
 
     method: str
@@ -35,12 +37,13 @@ class Row:
     seeds: tuple[int, ...]
     accuracies: tuple[float, ...]
     traffic: float
+    is_main: bool
 
 
 def compare_runs(paths: Sequence[Path]) -> list[Row]:
     """Returns the rows of all runs; runs of equal settings but other seeds are put together.
 
-    What two groups of runs share (the common expert, a baseline) is taken from the first one that has it.
+    What is the same in two groups of runs (the common expert, an equal baseline) stands there once.
 
     Raises:
         RunFolderError: a folder is no finished run, a run is there twice, or runs of one seed differ in partition.
@@ -55,8 +58,11 @@ def compare_runs(paths: Sequence[Path]) -> list[Row]:
     for key, members in groups.items():
         members.sort(key=lambda run: run["summary"]["seed"])
         tag = ", ".join(f"{name}={dict(key).get(name)}" for name in differing)
-        for row in _rows_of(members, tag):
-            rows.setdefault((row.method, row.prediction), row)
+        for row in _rows_of(members):
+            same = rows.get((row.method, row.prediction))
+            if tag and (row.is_main or (same is not None and same != row)):
+                row = replace(row, method=f"{row.method} [{tag}]")
+            rows[row.method, row.prediction] = row
     return list(rows.values())
 
 
@@ -66,7 +72,7 @@ def comparison_table(rows: Sequence[Row]) -> Table:
     for column in ("method", "prediction", "accuracy", "seeds", "traffic"):
         table.add_column(column, justify="left" if column in ("method", "prediction") else "right", overflow="fold")
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*(Text(cell) for cell in _cells(row)))  # Text: a tag in [brackets] is no markup
     return table
 
 
@@ -109,18 +115,20 @@ def _differing_keys(groups: Sequence[dict[str, Any]]) -> list[str]:
     return [key for key in keys if len({repr(group.get(key)) for group in groups}) > 1]
 
 
-def _rows_of(members: Sequence[dict[str, Any]], tag: str) -> list[Row]:
+def _rows_of(members: Sequence[dict[str, Any]]) -> list[Row]:
     summaries = [run["summary"] for run in members]
     seeds = tuple(summary["seed"] for summary in summaries)
     if len(set(seeds)) < len(seeds):
-        raise RunFolderError(f"each run must be there once, got seeds {seeds} for the same settings")
+        places = ", ".join(str(run["path"]) for run in members)
+        raise RunFolderError(f"each run must be there once, got seeds {seeds} for the same settings: {places}")
     rows = []
     main = summaries[0]["strategy"]
     for method, variants in summaries[0]["methods"].items():
         dense = "mixture" not in variants
-        title = method_title(method) + (f" [{tag}]" if tag and method == main else "")
         for variant in variants:
             accuracies = tuple(summary["methods"][method][variant]["mean"] for summary in summaries)
             traffic = float(np.mean([sum(s["bytes"]["by_method"].get(method, {}).values()) for s in summaries]))
-            rows.append(Row(title, variant_title(variant, dense), seeds, accuracies, traffic))
+            rows.append(
+                Row(method_title(method), variant_title(variant, dense), seeds, accuracies, traffic, method == main)
+            )
     return rows

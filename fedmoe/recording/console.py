@@ -110,7 +110,7 @@ class ConsoleLogger:
         for column in ("mean", "std", "worst decile"):
             table.add_column(column, justify="right", no_wrap=True)
         for method, variants in (summary.get("methods") or {}).items():
-            dense = self.dense.get(method, False)
+            dense = "mixture" not in variants
             for variant, figures in variants.items():
                 if not isinstance(figures, Mapping) or (dense and variant.startswith(("mixture", "best"))):
                     continue

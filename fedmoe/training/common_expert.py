@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from fedmoe.training.samples import channel_statistics
 
 __all__ = ["CommonExpert", "common_expert"]
 
+PATIENCE = 10.0  # seconds after which a person wants to know how far it is
 RECIPE = "2"  # part of the cache's key: raise it whenever the same settings would give other weights
 
 
@@ -93,7 +95,7 @@ def common_expert(
         tell(f"common expert: from the cache, {report['held_out_accuracy']:.1%} on held-out public samples")
     else:
         tell(f"common expert: {backbone} on {len(public_ids):,} public samples, once")
-        report = train(expert.to(device), settings, dataset, public_ids, device) | {"cached": False}
+        report = train(expert.to(device), settings, dataset, public_ids, device, tell) | {"cached": False}
         _save(expert, file, report)
         tell(f"common expert: {report['held_out_accuracy']:.1%} on held-out public samples")
     expert.eval().requires_grad_(False).to(device)
@@ -143,7 +145,12 @@ def _cache_key(
 
 
 def _pretrain(
-    expert: Expert, settings: Settings, dataset: Dataset, public_ids: Ids, device: torch.device
+    expert: Expert,
+    settings: Settings,
+    dataset: Dataset,
+    public_ids: Ids,
+    device: torch.device,
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Trains in place on nine tenths of the public split."""
     common = settings.common_expert
@@ -155,9 +162,12 @@ def _pretrain(
     optimiser = torch.optim.SGD(expert.parameters(), lr=common.learning_rate, momentum=0.9, weight_decay=5e-4)
     steps = max(1, common.epochs * -(-len(y) // common.batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    accuracy, epoch = 0.0, 0
-    for epoch in range(1, common.epochs + 1):  # noqa: B007 - reported below
+    accuracy, epoch, told = 0.0, 0, time.monotonic()
+    for epoch in range(1, common.epochs + 1):
         expert.train()
+        if time.monotonic() - told > PATIENCE:
+            tell(f"common expert: epoch {epoch} of at most {common.epochs}")
+            told = time.monotonic()
         for rows in torch.split(torch.randperm(len(y), generator=stream).to(device), common.batch_size):
             loss = cross_entropy(expert((x[rows].float() - mean) / std), y[rows])
             optimiser.zero_grad(set_to_none=True)
@@ -179,7 +189,12 @@ def _pretrain(
 
 
 def _probe(
-    expert: Expert, settings: Settings, dataset: Dataset, public_ids: Ids, device: torch.device
+    expert: Expert,
+    settings: Settings,
+    dataset: Dataset,
+    public_ids: Ids,
+    device: torch.device,
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Fits the head of a pretrained network on nine tenths of the public split."""
     if not isinstance(expert, PretrainedExpert):

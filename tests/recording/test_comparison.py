@@ -1,11 +1,13 @@
 """Runs side by side: mean and standard deviation over seeds, groups by what differs."""
 
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fedmoe.errors import RunFolderError
-from fedmoe.recording.comparison import compare_runs, to_markdown
+from fedmoe.recording.comparison import compare_runs, comparison_table, to_markdown
 from fedmoe.recording.run_folder import RunFolder
 from fedmoe.settings import from_flat
 
@@ -36,7 +38,19 @@ def test_seeds_are_put_together_and_other_settings_kept_apart(tmp_path: Path) ->
     assert first.accuracies == (0.8, 0.9)
     assert first.traffic == 6
     assert rows["FedJETs [gate.name=random]", "zero-shot"].accuracies == (0.5, 0.5)
-    assert sum(row.method == "Common expert" for row in rows.values()) == 1
+
+
+def test_baselines_that_differ_are_all_kept_and_tagged(tmp_path: Path) -> None:
+    runs = [finished(tmp_path / "a", 0, 0.8), finished(tmp_path / "b", 0, 0.7, gate__name="random")]
+    methods = [(row.method, row.accuracies[0]) for row in compare_runs(runs) if row.prediction == "alone"]
+    assert methods == [("Common expert", 0.8), ("Common expert [gate.name=random]", 0.7)]
+
+
+def test_the_terminal_shows_the_tags(tmp_path: Path) -> None:
+    console = Console(width=120, record=True, file=StringIO())
+    runs = [finished(tmp_path / "a", 0, 0.8), finished(tmp_path / "b", 0, 0.7, gate__name="random")]
+    console.print(comparison_table(compare_runs(runs)))
+    assert "[gate.name=random]" in console.export_text()
 
 
 def test_markdown_holds_mean_and_sample_standard_deviation(tmp_path: Path) -> None:
