@@ -142,9 +142,18 @@ def summary_table(
         "failures": sum(len(line["failures"]) for rounds in lines.values() for line in rounds),
         "common_expert": header["common_expert"],
         "embeddings_computed": header["embeddings_computed"],
-        "notes": header["notes"],
+        "notes": [*header["notes"], *_unserved(final, len(common))],
         "run_folder": header["run_folder"],
     }
+
+
+def _unserved(final: Mapping[str, Mapping[str, Any]], num_unseen: int) -> list[str]:
+    """Returns a note for each method that could not serve every unseen client: its figures are of fewer clients."""
+    return [
+        f"{name}: {len(evaluation['clients'])} of {num_unseen} unseen clients could be served; its means are theirs."
+        for name, evaluation in final.items()
+        if len(evaluation["clients"]) < num_unseen
+    ]
 
 
 def client_rows(

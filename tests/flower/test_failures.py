@@ -121,6 +121,8 @@ def test_an_unseen_client_that_fails_is_named(tmp_path: Path) -> None:
     (failure,) = line["failures"]
     assert (failure["stage"], failure["client"], failure["round"]) == ("evaluate", 13, 1)
     assert [row["client_id"] for row in line["evaluate"]["clients"]] == [12, 14]
+    (note,) = [text for text in json.loads((run / "summary.json").read_text())["notes"] if "2 of 3" in text]
+    assert "its means are theirs" in note
 
 
 class DyingGrid(LocalGrid):
