@@ -41,6 +41,7 @@ SMALL: dict[str, Any] = {
     "train.batch-size": 8,
     "train.learning-rate": 0.05,
     "train.threads": 1,
+    "train.trainer": "loop",
     "train.device": "cpu",
     "evaluate.every": 2,
 }

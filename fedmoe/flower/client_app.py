@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedmoe.flower.devices import choose_device, set_up_torch
+from fedmoe.flower.devices import choose_device, set_up_torch, usable_cores
 from fedmoe.flower.node import Node
 from fedmoe.flower.plain import is_plain, plan_of, reply_to_evaluate, reply_to_train
 from fedmoe.flower.wire import decode, encode
@@ -19,7 +20,8 @@ __all__ = ["app"]
 
 app = ClientApp()
 
-_nodes: dict[tuple[str, str], Node] = {}  # (run, device) -> workplace; of the newest run only: memory must not grow
+_nodes: dict[tuple[str, str, int], Node] = {}
+"""(run, device, thread) -> workplace; of the newest run only: memory must not grow."""
 
 
 @app.query("hello")
@@ -32,7 +34,7 @@ def hello(message: Message, context: Context) -> Message:
         "num_partitions": int(context.node_config.get("num-partitions", 0)),
         "cpus": int(os.environ.get("OMP_NUM_THREADS", "0")) if "RAY_JOB_ID" in os.environ else 0,
         "device": str(_device(settings.train.device, partition_id)),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
     }
     return Message(encode(reply, {}), reply_to=message)
 
@@ -42,6 +44,13 @@ def rank(message: Message, context: Context) -> Message:
     """Replies each client's score of every expert."""
     order, arrays = decode(message)
     return Message(encode(_node(order, context).rank(order, arrays), {}), reply_to=message)
+
+
+@app.query("measure")
+def measure(message: Message, context: Context) -> Message:
+    """Replies which trainer is the fastest here for the jobs of the order."""
+    order, arrays = decode(message)
+    return Message(encode(_node(order, context).measure(order, arrays), {}), reply_to=message)
 
 
 @app.train()
@@ -89,8 +98,9 @@ def _node(order: dict[str, Any], context: Context) -> Node:
     set_up_torch(settings.train.threads, settings.deterministic)
     device = _device(settings.train.device, _partition_id(context))
     run = json.dumps([order["plan"], sorted(context.run_config.items())], sort_keys=True, default=str)
-    if (run, str(device)) not in _nodes:
-        for stale in [key for key in _nodes if key[0] != run]:
-            del _nodes[stale]
-        _nodes[run, str(device)] = Node(settings, order["plan"], device)
-    return _nodes[run, str(device)]
+    key = (run, str(device), threading.get_ident())
+    if key not in _nodes:
+        for stale in [key for key in tuple(_nodes) if key[0] != run]:
+            _nodes.pop(stale, None)
+        _nodes[key] = Node(settings, order["plan"], device)
+    return _nodes[key]

@@ -1,10 +1,12 @@
 """Which device a process computes on: chosen by itself, spread over what there is."""
 
+import os
+
 import torch
 
 from fedmoe.errors import SettingsError
 
-__all__ = ["choose_device", "idle_core_hint", "idle_gpu_hint", "set_up_torch"]
+__all__ = ["choose_device", "idle_core_hint", "idle_gpu_hint", "set_up_torch", "usable_cores"]
 
 
 def set_up_torch(threads: int, deterministic: bool) -> None:
@@ -12,6 +14,11 @@ def set_up_torch(threads: int, deterministic: bool) -> None:
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = not deterministic
+
+
+def usable_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_device(asked: str, partition_id: int | None) -> torch.device:

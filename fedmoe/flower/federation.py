@@ -8,12 +8,17 @@ from fedmoe.data.population import Population
 from fedmoe.federation.ledger import Ledger
 from fedmoe.federation.state import ServerState
 from fedmoe.settings import Settings
+from fedmoe.training.choice import TrainerChoice
 
 __all__ = ["Federation", "Recorder"]
 
 
 class Recorder(Protocol):
-    """Who is told of every round, once it is whole."""
+    """Who is told of every round, once it is whole, and before the first how clients are trained."""
+
+    def trainer(self, choice: TrainerChoice) -> None:
+        """Keeps which trainer was chosen, and the figures behind it."""
+        ...
 
     def round(self, line: Mapping[str, Any], state: ServerState, average: ServerState | None) -> None:
         """Keeps the round's line, its state and its moving average."""
@@ -32,6 +37,7 @@ class Federation:
         recorder: who is told of every round.
         first_round: 1, or the round after the checkpoint that a resumed run goes on from.
         average: the moving average at that checkpoint, if there is one.
+        trainer: what a resumed run's clients were trained by; `None`: it is chosen in the first round.
     """
 
     settings: Settings
@@ -41,3 +47,4 @@ class Federation:
     recorder: Recorder
     first_round: int = 1
     average: ServerState | None = None
+    trainer: TrainerChoice | None = None

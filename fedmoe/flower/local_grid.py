@@ -3,6 +3,7 @@
 import bdb
 import traceback
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -19,16 +20,19 @@ CLIENT_RAISED = 2  # Flower's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
 class LocalGrid(Grid):
-    """SuperNodes as plain calls, one after another, in this very process.
+    """SuperNodes as plain calls in this very process, one after another, or several at a time in threads.
 
     Args:
         client_app: what a node runs.
         num_nodes: how many nodes there are.
         run_config: what every node's context holds.
+        workers: nodes that work at the same time. With 1 there are no threads, and a breakpoint in a client stops all.
+            Torch lets go of Python's lock while it computes, so that threads are worth most where steps are long.
     """
 
-    def __init__(self, client_app: ClientApp, num_nodes: int, run_config: dict[str, Any]) -> None:
+    def __init__(self, client_app: ClientApp, num_nodes: int, run_config: dict[str, Any], *, workers: int = 1) -> None:
         self.client_app = client_app
+        self.pool = ThreadPoolExecutor(workers, "node") if min(workers, num_nodes) > 1 else None
         self._run = Run.create_empty(run_id=1)
         self.replies: dict[str, Message] = {}
         # Flower lets a message be made only inside a task; outside `flwr run`, this process is that task
@@ -64,12 +68,17 @@ class LocalGrid(Grid):
         return list(self.contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Has each message answered at once, in order, and returns their ids."""
-        ids = []
+        """Has all messages answered, and returns their ids."""
+        ids: list[str] = []
+        working: dict[str, Future[Message]] = {}
         for message in messages:
             message.metadata.__dict__["_message_id"] = str(uuid4())  # Flower's own grids set it in the same way
-            self.replies[message.metadata.message_id] = self._answer(message)
             ids.append(message.metadata.message_id)
+            if self.pool is None:
+                self.replies[ids[-1]] = self._answer(message)
+            else:
+                working[ids[-1]] = self.pool.submit(self._answer, message)
+        self.replies |= {message_id: answer.result() for message_id, answer in working.items()}
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:

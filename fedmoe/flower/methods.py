@@ -1,8 +1,9 @@
 """One method of a run: its strategy built and bound, its rounds recorded, gone on with where it was cut off."""
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,20 @@ from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.wire import record_of
 from fedmoe.moe.construction import gate_class
 from fedmoe.moe.vectors import vector_size
+from fedmoe.recording.atomic import write_atomic
 from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from fedmoe.recording.loggers import RunLogger
-from fedmoe.recording.rounds import append_round, read_rounds, truncate_rounds
+from fedmoe.recording.outcome import Outcome, read_outcome
+from fedmoe.recording.plain import json_text
+from fedmoe.recording.rounds import append_round, truncate_rounds
 from fedmoe.recording.run_folder import MAIN, MethodFolder, RunFolder
 from fedmoe.references import known_names, load_plugin
 from fedmoe.settings import Settings
+from fedmoe.training.choice import TrainerChoice
 
 __all__ = ["Method", "build_strategy", "ledger_of", "methods_of", "rounds_done", "run_method", "unused_tables"]
+
+TRAINER = "trainer.json"
 
 
 @dataclass(frozen=True)
@@ -146,21 +153,22 @@ def build_strategy(reference: str, settings: Settings) -> Strategy:
 
 def run_method(
     method: Method, preparation: Preparation, folder: RunFolder, grid: Grid, loggers: Sequence[RunLogger]
-) -> list[dict[str, Any]]:
-    """Trains one method to its last round and returns the lines of its `rounds.jsonl`.
+) -> Outcome:
+    """Trains one method to its last round and returns what its rounds come to.
 
     A method whose checkpoint is at the last round is not run again.
     """
     place = place_of(method, folder)
     place.path.mkdir(parents=True, exist_ok=True)
-    recorder, start = MethodRecorder(method.name, place, loggers), _resume_point(place)
-    if start.round_num < preparation.settings.num_server_rounds:
+    settings, start = preparation.settings, _resume_point(place)
+    recorder = MethodRecorder(method.name, place, loggers, settings.checkpoint_every, settings.num_server_rounds)
+    if start.round_num < settings.num_server_rounds:
         if isinstance(method.strategy, ExpertStrategy):
             _start(method.strategy, preparation, recorder, start, grid)
         else:
             forget_rounds(place)  # Flower's own loop always starts at round 1; its rounds come out the same again
             run_plain(method.strategy, preparation, recorder, grid)
-    return read_rounds(place.rounds)
+    return read_outcome(place.rounds)
 
 
 def forget_rounds(place: MethodFolder) -> None:
@@ -197,6 +205,7 @@ def _start(
             recorder=recorder,
             first_round=start.round_num + 1,
             average=start.average,
+            trainer=start.trainer,
         )
     )
     strategy.start(grid, record_of(state), num_rounds=settings.num_server_rounds)
@@ -220,20 +229,38 @@ def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
 
 @dataclass(frozen=True)
 class MethodRecorder:
-    """Keeps each round of one method: first its line, then its checkpoint; a round is whole when both stand."""
+    """Keeps each round of one method: its line, then its checkpoint, where one is due; a run goes on from the newest.
+
+    Attributes:
+        name: the method's.
+        place: where it keeps them.
+        loggers: who is told as well.
+        every: rounds between two checkpoints.
+        last: the last round, which always has one.
+    """
 
     name: str
     place: MethodFolder
     loggers: Sequence[RunLogger]
+    every: int
+    last: int
+
+    def trainer(self, choice: TrainerChoice) -> None:
+        """Writes `trainer.json`, and tells the loggers."""
+        write_atomic(self.place.path / TRAINER, json_text(asdict(choice), indent=1).encode())
+        for logger in self.loggers:
+            logger.trainer(self.name, asdict(choice))
 
     def round(self, line: Mapping[str, Any], state: ServerState, average: ServerState | None) -> None:
-        """Writes the line and the checkpoint, and tells the loggers."""
-        full = {"round": line["round"], "strategy": self.name, **line}
+        """Writes the line and, where it is due, the checkpoint, and tells the loggers."""
+        round_num = int(line["round"])
+        full = {"round": round_num, "strategy": self.name, **line}
         append_round(self.place.path, full)
-        arrays = dict(state.to_arrays())
-        if average is not None:
-            arrays |= {f"average/{name}": array for name, array in average.to_arrays().items()}
-        save_checkpoint(self.place.path, int(line["round"]), arrays, {"strategy": self.name})
+        if round_num % self.every == 0 or round_num == self.last:
+            arrays = dict(state.to_arrays())
+            if average is not None:
+                arrays |= {f"average/{name}": array for name, array in average.to_arrays().items()}
+            save_checkpoint(self.place.path, round_num, arrays, {"strategy": self.name})
         for logger in self.loggers:
             logger.round(self.name, full)
 
@@ -245,6 +272,7 @@ class ResumePoint:
     round_num: int
     state: ServerState | None
     average: ServerState | None
+    trainer: TrainerChoice | None = None
 
 
 def _resume_point(place: MethodFolder) -> ResumePoint:
@@ -261,7 +289,14 @@ def _resume_point(place: MethodFolder) -> ResumePoint:
         checkpoint.round_num,
         ServerState.from_arrays(own),
         ServerState.from_arrays(average) if average else None,
+        _chosen_before(place),
     )
+
+
+def _chosen_before(place: MethodFolder) -> TrainerChoice | None:
+    """Returns the trainer that the run began with: the other one's last bits differ."""
+    file = place.path / TRAINER
+    return TrainerChoice.from_json(json.loads(file.read_text())) if file.is_file() else None
 
 
 def _check_type(key: str, wanted: type, value: Any) -> None:

@@ -1,10 +1,8 @@
 """One process's workplace for one run: the samples memory-mapped, resident modules, and the work of a cohort."""
 
-import bdb
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +11,12 @@ from numpy.typing import NDArray
 from fedmoe.data.embeddings import open_embeddings
 from fedmoe.data.population_cache import open_population
 from fedmoe.data.prepared import open_prepared
+from fedmoe.evaluation.attempts import attempt
+from fedmoe.evaluation.chunks import chunks
+from fedmoe.evaluation.outputs import gate_logits
 from fedmoe.evaluation.ranking import client_scores, loss_scores
 from fedmoe.evaluation.served import served_ids
-from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_client
+from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_clients
 from fedmoe.federation.job import ClientFailure, ClientUpdate
 from fedmoe.federation.merging import Sums
 from fedmoe.federation.state import ServerState
@@ -26,14 +27,15 @@ from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.vectors import load_vector
 from fedmoe.seeding import derive_seed, numpy_stream
 from fedmoe.settings import Settings
+from fedmoe.training.choice import TrainerChoice, choose_trainer, make_trainer
 from fedmoe.training.common_expert import expert_spec
-from fedmoe.training.loop import LoopTrainer
-from fedmoe.training.samples import SampleStore
+from fedmoe.training.samples import Lots, SampleStore
+from fedmoe.training.trainer import LocalTrainer, Workplace
 
 __all__ = ["Node"]
 
-_log = logging.getLogger(__name__)
-Result = TypeVar("Result")
+MOST_SAMPLES = 8192  # that are ranked or served at once
+MOST_BYTES = 1 << 26  # of their images and of what all experts say of them
 
 
 class Node:
@@ -58,7 +60,7 @@ class Node:
         self.spec = expert_spec(settings, prepared.dataset)
         self.gate_reads = gate_class(settings.gate.name).reads
         self.gates: dict[int, Gate] = {}  # by the size of the pool
-        self.trainer = LoopTrainer(
+        self.place = Workplace(
             make_expert=self._build_expert,
             gate_for=self.gate_for,
             settings=settings.train,
@@ -66,6 +68,7 @@ class Node:
             population=self.population,
             seed=settings.seed,
         )
+        self.trainers: dict[tuple[str, int, str], LocalTrainer] = {}
         self.scratch = self._build_expert()
 
     def rank(self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
@@ -73,15 +76,30 @@ class Node:
         state = partial_state(arrays, order["num_experts"])
         round_num = int(order["round"])
 
-        def scores(client_id: int) -> list[float]:
-            ids = self.population.shards[client_id]
+        def scores(clients: Sequence[int]) -> list[list[float]]:
+            ids = [self.population.shards[client] for client in clients]
             if order["by"] == "loss":
-                return loss_scores(self._loaded(state.experts), len(state.experts), self.store.load(ids))
-            gate = self._received_gate(state.gate, len(state.experts), "rank", round_num, client_id)
-            return client_scores(gate, self.store.gate_input(ids, gate.reads), order["aggregation"])
+                own = [self.store.load(some, reads=None) for some in ids]
+                return loss_scores(self._loaded(state.experts), len(state.experts), own)
+            gate = self._received_gate(state.gate, len(state.experts))
+            lots = [self._lots("rank", round_num, client, len(state.experts)) for client in clients]
+            inputs = [self.store.gate_input(some, gate.reads, drawn) for some, drawn in zip(ids, lots, strict=True)]
+            return [client_scores(logits, order["aggregation"]) for logits in gate_logits(gate, inputs)]
 
-        done, failures = self._each("rank", round_num, order["clients"], scores)
-        return {"rankings": {str(client): score for client, score in done.items()}, "failures": failures}
+        done, failures = attempt("rank", round_num, self.together(order["clients"], len(state.experts)), scores)
+        return {"rankings": {str(client): score for client, score in done.items()}, "failures": _tables(failures)}
+
+    def measure(self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Returns which trainer is the fastest here for jobs like these, and the figures."""
+        jobs = [job_from_json(job) for job in order["jobs"]]
+        return asdict(choose_trainer(self.place, jobs, partial_state(arrays, order["num_experts"])))
+
+    def trainer(self, choice: TrainerChoice) -> LocalTrainer:
+        """Returns the resident trainer of this choice."""
+        key = (choice.kind, choice.width, choice.layout)
+        if key not in self.trainers:
+            self.trainers = {key: make_trainer(self.place, choice)}  # one at a time: another method's gives way
+        return self.trainers[key]
 
     def train(
         self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
@@ -90,7 +108,8 @@ class Node:
         state = partial_state(arrays, order["num_experts"])
         sums, rows, failures = Sums(self.settings.deterministic), [], []
         kept: dict[str, NDArray[Any]] = {}
-        for outcome in self.trainer.train([job_from_json(job) for job in order["jobs"]], state):
+        trainer = self.trainer(TrainerChoice.from_json(order["trainer"]))
+        for outcome in trainer.train([job_from_json(job) for job in order["jobs"]], state):
             if isinstance(outcome, ClientFailure):
                 failures.append(asdict(outcome))
                 continue
@@ -108,45 +127,37 @@ class Node:
         """Returns how each unseen client asked about fares."""
         state = partial_state(arrays, order["num_experts"])
         serving, round_num = Serving(**order["serving"]), int(order["round"])
-        prior = torch.tensor(order["train_prior"], dtype=torch.float64, device=self.device)
+        prior = torch.tensor(order["train_prior"], dtype=torch.float64)
 
-        def serve(client_id: int) -> dict[str, Any]:
-            return plain_result(self.serve(client_id, state, serving, prior, round_num))
+        def serve(clients: Sequence[int]) -> list[dict[str, Any]]:
+            return [plain_result(result) for result in self.serve(clients, state, serving, prior, round_num)]
 
-        done, failures = self._each("evaluate", round_num, order["clients"], serve)
-        return {"results": {str(client): result for client, result in done.items()}, "failures": failures}
+        done, failures = attempt("evaluate", round_num, self.together(order["clients"], len(state.experts)), serve)
+        return {"results": {str(client): result for client, result in done.items()}, "failures": _tables(failures)}
 
     def serve(
-        self, client_id: int, state: ServerState, serving: Serving, train_prior_C: torch.Tensor, round_num: int
-    ) -> ClientResult:
-        """Returns how one unseen client fares with the state."""
-        gate = None
-        if state.gate is not None:
-            gate = self._received_gate(state.gate, len(state.experts), "evaluate", round_num, client_id)
-        ids = served_ids(self.population, client_id, self.settings.evaluate.samples, self.settings.seed)
-        samples = self.store.load(ids, gate.reads if gate else "embedding")
-        ties = numpy_stream(self.settings.seed, "evaluate", "ties", round_num, client_id)
-        load = self._loaded(state.experts)
-        return serve_client(gate, load, len(state.experts), samples, serving, train_prior_C, ties)
+        self,
+        clients: Sequence[int],
+        state: ServerState,
+        serving: Serving,
+        train_prior_C: torch.Tensor,
+        round_num: int,
+    ) -> list[ClientResult]:
+        """Returns how each of these unseen clients fares with the state; memory grows with their samples."""
+        seed, limit, num_experts = self.settings.seed, self.settings.evaluate.samples, len(state.experts)
+        gate = None if state.gate is None else self._received_gate(state.gate, num_experts)
+        ids = [served_ids(self.population, client, limit, seed) for client in clients]
+        lots = [self._lots("evaluate", round_num, client, num_experts) for client in clients]
+        reads = gate.reads if gate else None
+        samples = [self.store.load(own, reads, drawn) for own, drawn in zip(ids, lots, strict=True)]
+        ties = [numpy_stream(seed, "evaluate", "ties", round_num, client) for client in clients]
+        return serve_clients(gate, self._loaded(state.experts), num_experts, samples, serving, train_prior_C, ties)
 
-    def _each(
-        self, stage: str, round_num: int, clients: Sequence[int], work: Callable[[int], Result]
-    ) -> tuple[dict[int, Result], list[dict[str, Any]]]:
-        """Does the work for each client; one that raises is named and left out."""
-        done: dict[int, Result] = {}
-        failures = []
-        for client_id in clients:
-            try:
-                done[client_id] = work(client_id)
-            except bdb.BdbQuit:  # a person at the debugger has had enough
-                raise
-            except Exception as error:  # named, counted and recorded by the server; the others go on
-                text = f"{type(error).__name__}: {error}"
-                _log.exception("client %d failed in round %d (%s)", client_id, round_num, stage)
-                failures.append(
-                    asdict(ClientFailure(stage=stage, client_id=client_id, round_num=round_num, error=text))
-                )
-        return done, failures
+    def together(self, clients: Sequence[int], num_experts: int) -> list[Sequence[int]]:
+        """Returns the clients in chunks that are ranked or served at once, as many as memory shall hold."""
+        bytes_each = self.store.images[0].nbytes + 4 * num_experts * self.spec.num_classes
+        sizes = [len(self.population.shards[client]) for client in clients]
+        return [clients[part] for part in chunks(sizes, min(MOST_SAMPLES, MOST_BYTES // bytes_each))]
 
     def _build_expert(self) -> Expert:
         return build_expert(self.settings.experts.model, self.spec, 0).to(self.device)
@@ -155,28 +166,27 @@ class Node:
         """Returns the resident gate for a pool of this size."""
         if num_experts not in self.gates:
             spec = GateSpec(
-                in_features=self.store.gate_width(self.gate_reads),
+                in_features=self.store.gate_width(self.gate_reads, num_experts),
                 num_experts=num_experts,
                 hidden=self.settings.gate.hidden,
             )
             self.gates[num_experts] = build_gate(self.settings.gate.name, spec, 0).to(self.device)
         return self.gates[num_experts]
 
-    def _received_gate(
-        self, vector: "NDArray[np.float32] | None", num_experts: int, stage: str, round_num: int, client_id: int
-    ) -> Gate:
+    def _lots(self, stage: str, round_num: int, client_id: int, num_experts: int) -> Lots:
+        return Lots(derive_seed(self.settings.seed, "gate", stage, round_num, client_id), num_experts)
+
+    def _received_gate(self, vector: "NDArray[np.float32] | None", num_experts: int) -> Gate:
         if vector is None:
             raise ValueError("the order has no gate; hint: the strategy's has_gate must be True")
         gate = self.gate_for(num_experts)
         load_vector(gate, vector)
-        gate.eval()
-        gate.reseed(derive_seed(self.settings.seed, "gate", stage, round_num, client_id))
         return gate
 
     def _loaded(self, experts: Sequence[NDArray[np.float32]]) -> Callable[[int], Expert]:
         def load(expert_id: int) -> Expert:
             load_vector(self.scratch, experts[expert_id])
-            return self.scratch.eval()
+            return self.scratch
 
         return load
 
@@ -197,3 +207,7 @@ def plain_result(result: ClientResult) -> dict[str, Any]:
     for name in ("routed_MC", "class_count_C", "correct_MC"):
         table[name] = None if table[name] is None else table[name].tolist()
     return table
+
+
+def _tables(failures: Sequence[ClientFailure]) -> list[dict[str, Any]]:
+    return [asdict(failure) for failure in failures]

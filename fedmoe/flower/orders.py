@@ -1,7 +1,7 @@
 """Orders to the nodes, and what their replies add up to; clients are dealt over nodes, longest work first."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from fedmoe.federation.state import ServerState
 from fedmoe.flower.federation import Federation
 from fedmoe.flower.roster import Roster
 from fedmoe.flower.wire import decode, encode, failure_from_json, job_to_json
+from fedmoe.training.choice import TrainerChoice
 
 __all__ = [
     "Replies",
@@ -25,6 +26,7 @@ __all__ = [
     "gather_evaluation",
     "gather_rankings",
     "gather_training",
+    "measure_order",
     "rank_orders",
     "train_orders",
 ]
@@ -81,27 +83,43 @@ def rank_orders(
 
 
 def train_orders(
-    federation: Federation, roster: Roster, jobs: Sequence[ClientJob], state: ServerState, merges: str
+    federation: Federation,
+    roster: Roster,
+    jobs: Sequence[ClientJob],
+    state: ServerState,
+    merges: str,
+    trainer: TrainerChoice,
 ) -> Orders:
     """Returns the training order for each node: its clients' jobs, the gate, and the union of their experts."""
     by_client = {job.client_id: job for job in jobs}
     sizes = {c: len(federation.population.shards[c]) * len(job.experts) for c, job in by_client.items()}
 
     def order(cohort: Sequence[int]) -> RecordDict:
-        work = [by_client[client] for client in cohort]
-        held = {expert_id for job in work for expert_id in job.experts}
-        arrays: dict[str, NDArray[Any]] = {f"expert/{i}": state.experts[i] for i in sorted(held)}
-        if state.gate is not None and any(job.gate for job in work):
-            arrays["gate"] = state.gate
-        payload = {
-            "plan": dict(federation.plan),
-            "jobs": [job_to_json(job) for job in work],
-            "num_experts": len(state.experts),
-            "merges": merges,
-        }
-        return encode(payload, arrays)
+        payload = {"merges": merges, "trainer": asdict(trainer)}
+        return _work(federation, [by_client[client] for client in cohort], state, payload)
 
     return _deal(roster, sizes, order)
+
+
+def measure_order(federation: Federation, jobs: Sequence[ClientJob], state: ServerState) -> RecordDict:
+    """Returns the order to find out which trainer is the fastest for these jobs."""
+    return _work(federation, jobs, state, {})
+
+
+def _work(
+    federation: Federation, jobs: Sequence[ClientJob], state: ServerState, payload: Mapping[str, Any]
+) -> RecordDict:
+    """Returns the jobs, what else an order says of them, and what they need of the state."""
+    held = {expert_id for job in jobs for expert_id in job.experts}
+    arrays: dict[str, NDArray[Any]] = {f"expert/{i}": state.experts[i] for i in sorted(held)}
+    if state.gate is not None and any(job.gate for job in jobs):
+        arrays["gate"] = state.gate
+    words: dict[str, Any] = {
+        "plan": dict(federation.plan),
+        "jobs": [job_to_json(job) for job in jobs],
+        "num_experts": len(state.experts),
+    }
+    return encode({**words, **payload}, arrays)
 
 
 def evaluate_orders(
@@ -141,12 +159,13 @@ def gather_rankings(
 def gather_training(round_num: int, replies: Iterable[Message], cohorts: Cohorts, merges: str, exact: bool) -> Replies:
     """Returns what training brought back, whatever the order in which the nodes answered."""
     answered, failures = _read(round_num, "train", replies, cohorts)
-    sums, rows, updates = Sums(exact), [], []
+    sums, rows = Sums(exact), []
+    updates: list[ClientUpdate] = []
     for payload, arrays in answered:
         failures += [failure_from_json(table) for table in payload["failures"]]
         rows += payload["rows"]
         if merges == "updates":
-            updates += [_update(row, arrays) for row in payload["rows"]]
+            updates += _updates(payload["rows"], arrays)
         else:
             sums.join(Sums(exact, arrays, payload["weights"]))
     updates.sort(key=lambda update: update.client_id)
@@ -176,30 +195,39 @@ def _deal(roster: Roster, sizes: Mapping[int, int], order: Callable[[Sequence[in
 
 def _read(
     round_num: int, stage: str, replies: Iterable[Message], cohorts: Cohorts
-) -> tuple[list[tuple[dict[str, Any], dict[str, NDArray[Any]]]], list[ClientFailure]]:
-    """Returns the nodes' answers by the lowest client served, and a failure for every client of a silent node."""
-    answered: dict[int, tuple[dict[str, Any], dict[str, NDArray[Any]]]] = {}
+) -> tuple[Iterator[tuple[dict[str, Any], dict[str, NDArray[Any]]]], list[ClientFailure]]:
+    """Returns the nodes' answers by the lowest client served, and a failure for every client of a silent node.
+
+    An answer is decoded when its turn comes, so that one node's arrays are in memory at a time.
+    """
+    answered: dict[int, Message] = {}
     reasons: dict[int, str] = dict.fromkeys(cohorts, "the node did not answer in time")
     for reply in replies:
         node_id = reply.metadata.src_node_id
         if reply.has_error():
             reasons[node_id] = f"the node failed: {reply.error.reason}"
         else:
-            answered[node_id] = decode(reply)
+            answered[node_id] = reply
     failures = [
         ClientFailure(stage=stage, client_id=client, round_num=round_num, error=reasons[node_id])
         for node_id, cohort in cohorts.items()
         if node_id not in answered
         for client in cohort
     ]
-    return [answered[node_id] for node_id in sorted(answered, key=lambda n: min(cohorts[n]))], failures
+    in_order = sorted(answered, key=lambda node_id: min(cohorts[node_id]))
+    return (decode(answered.pop(node_id)) for node_id in in_order), failures
 
 
-def _update(row: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> ClientUpdate:
-    prefix = f"{row['client_id']}/"
-    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    experts = {int(n.removeprefix("expert/")): a for n, a in own.items() if n.startswith("expert/")}
-    return ClientUpdate(gate=own.get("gate"), experts=experts, **row)
+def _updates(rows: Iterable[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any]]) -> Iterator[ClientUpdate]:
+    """Yields each client's update, from its row and from arrays named `17/gate`, `17/expert/3`."""
+    by_client: dict[int, dict[str, NDArray[Any]]] = {}
+    for name, array in arrays.items():
+        client, _, part = name.partition("/")
+        by_client.setdefault(int(client), {})[part] = array
+    for row in rows:
+        own = by_client.get(int(row["client_id"]), {})
+        experts = {int(n.removeprefix("expert/")): a for n, a in own.items() if n.startswith("expert/")}
+        yield ClientUpdate(gate=own.get("gate"), experts=experts, **row)
 
 
 def _result(table: Mapping[str, Any]) -> ClientResult:

@@ -31,6 +31,7 @@ from fedmoe.flower.node import Node
 from fedmoe.flower.preparation import Preparation
 from fedmoe.flower.wire import record_of, state_of
 from fedmoe.seeding import numpy_stream
+from fedmoe.training.choice import choose_trainer
 
 __all__ = ["is_plain", "plan_of", "reply_to_evaluate", "reply_to_train", "run_plain"]
 
@@ -68,7 +69,8 @@ def reply_to_train(message: Message, context: Context, node: Node) -> Message:
         )
         for client in cohort
     ]
-    outcomes = list(node.trainer.train(jobs, state_of(record)))
+    state = state_of(record)
+    outcomes = list(node.trainer(choose_trainer(node.place, jobs, state)).train(jobs, state))
     updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
     failures = [asdict(outcome) for outcome in outcomes if isinstance(outcome, ClientFailure)]
     if not updates:
@@ -91,7 +93,7 @@ def reply_to_evaluate(message: Message, context: Context, node: Node) -> Message
     """Returns the mean accuracy over this node's share of the unseen clients."""
     state = state_of(next(iter(message.content.array_records.values())))
     own = _share(node.population.unseen, context) or tuple(node.population.unseen)[:1]
-    results = [serve_dense(node, client, state) for client in own]
+    results = serve_dense(node, own, state)
     metrics: dict[str, MetricRecordValues] = {
         "num-examples": sum(result.examples for result in results),
         "accuracy": float(np.mean([result.accuracies["zero_shot"] for result in results])),
@@ -99,10 +101,11 @@ def reply_to_evaluate(message: Message, context: Context, node: Node) -> Message
     return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
 
 
-def serve_dense(node: Node, client_id: int, state: ServerState) -> ClientResult:
-    """Returns how one unseen client fares with the dense model."""
-    prior = federated_prior(node.population, node.settings.train.logit_adjustment)
-    return node.serve(client_id, state, Serving(top_k=1), torch.from_numpy(prior).to(node.device), round_num=0)
+def serve_dense(node: Node, clients: Sequence[int], state: ServerState) -> list[ClientResult]:
+    """Returns how each of these unseen clients fares with the dense model."""
+    prior = torch.from_numpy(federated_prior(node.population, node.settings.train.logit_adjustment))
+    chunks = node.together(clients, 1)
+    return [result for some in chunks for result in node.serve(some, state, Serving(top_k=1), prior, round_num=0)]
 
 
 class PlainRounds:
@@ -153,7 +156,7 @@ class PlainRounds:
         evaluation, evaluating = None, time.perf_counter()
         if round_num % settings.evaluate.every == 0 or round_num == settings.num_server_rounds:
             served, unseen = self.average or state, self.preparation.population.unseen
-            evaluation = evaluation_record({client: serve_dense(self.node, client, served) for client in unseen})
+            evaluation = evaluation_record(dict(zip(unseen, serve_dense(self.node, unseen, served), strict=True)))
         now = time.perf_counter()
         seconds = {"round": round(now - self.started, 4), "evaluate": round(now - evaluating, 4)}
         self.recorder.round(self._line(round_num, state, evaluation, seconds), state, self.average)

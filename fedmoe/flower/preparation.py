@@ -92,7 +92,7 @@ class Preparation:
     def initial_gate(self, num_experts: int) -> Vector:
         """Returns the gate before round 1."""
         gate = self.settings.gate
-        width = self.store.gate_width(gate_class(gate.name).reads)
+        width = self.store.gate_width(gate_class(gate.name).reads, num_experts)
         spec = GateSpec(in_features=width, num_experts=num_experts, hidden=gate.hidden)
         return to_vector(build_gate(gate.name, spec, derive_seed(self.settings.seed, "gate")))
 

@@ -1,21 +1,24 @@
 """What came out of a run: header, summary, clients, partition, as the tables that the run folder keeps."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from fedmoe.data.holdings import Holdings
+from fedmoe.data.population import Population
 from fedmoe.evaluation.fairness import spread
 from fedmoe.evaluation.priors import public_prior
 from fedmoe.evaluation.served import served_ids
-from fedmoe.evaluation.zero_shot import common_expert_result
+from fedmoe.evaluation.zero_shot import common_expert_results
 from fedmoe.flower.preparation import Preparation
+from fedmoe.recording.outcome import Outcome
 
-__all__ = ["client_rows", "common_results", "header_table", "partition_table", "summary_table"]
+__all__ = ["client_table", "common_results", "header_table", "partition_table", "summary_table"]
 
-Lines = Sequence[Mapping[str, Any]]
+HELD = ("client_id", "role", "labels", "examples", "rounds")
+LISTED = 500  # normal clients, and unseen ones, that `partition.json` lists at the most
 
 
 def header_table(
@@ -73,33 +76,50 @@ def dataset_table(preparation: Preparation) -> dict[str, Any]:
 
 
 def partition_table(preparation: Preparation) -> dict[str, Any]:
-    """Returns who holds how many samples of which label."""
+    """Returns who holds how many samples of which label; of a large population, for some of the clients.
+
+    All anchors are among those, and others at even steps. A table of all would grow to hundreds of megabytes, and
+    `clients.csv` has the labels of each client.
+    """
     population = preparation.population
+    listed = [client for group in _listed(population) for client in group]
+    counts = Holdings.of([population.shards[client] for client in listed]).label_counts(
+        population.labels_N, population.num_classes
+    )
     return {
         "name": preparation.settings.clients.partition,
         "hash": preparation.partition,
         "classes": list(preparation.data.dataset.class_names),
-        "counts": population.label_counts().tolist(),
+        "clients": listed,
+        "counts": counts.tolist(),
         "num_training": population.num_training,
+        "num_unseen": len(population.unseen),
         "anchors": {str(client): expert for client, expert in population.anchors.items()},
         "groups": [list(group) for group in population.groups],
     }
 
 
+def _listed(population: Population) -> tuple[Sequence[int], ...]:
+    """Returns the anchors, and as many normal and unseen clients as are listed, each ascending."""
+    return (
+        sorted(population.anchors),
+        population.normal[:: max(1, -(-len(population.normal) // LISTED))],
+        population.unseen[:: max(1, -(-len(population.unseen) // LISTED))],
+    )
+
+
 def common_results(preparation: Preparation) -> dict[int, dict[str, float]]:
     """Returns the common expert's accuracies on each unseen client, from the cached logits."""
-    population, limit = preparation.population, preparation.settings.evaluate.samples
+    population, store, settings = preparation.population, preparation.store, preparation.settings
     prior = torch.from_numpy(public_prior(population))
-    results = {}
-    for client in population.unseen:
-        ids = served_ids(population, client, limit, preparation.settings.seed)
-        results[client] = common_expert_result(preparation.store.load(ids), prior)
-    return results
+    ids = [served_ids(population, client, settings.evaluate.samples, settings.seed) for client in population.unseen]
+    logits, labels = [store.common_logits(own) for own in ids], [store.y(own) for own in ids]
+    return dict(zip(population.unseen, common_expert_results(logits, labels, prior), strict=True))
 
 
 def summary_table(
     header: Mapping[str, Any],
-    lines: Mapping[str, Lines],
+    outcomes: Mapping[str, Outcome],
     common: Mapping[int, Mapping[str, float]],
     once: Mapping[str, int],
     seconds: float,
@@ -108,23 +128,19 @@ def summary_table(
 
     Args:
         header: what was told at the start.
-        lines: each method's rounds, the main one first.
+        outcomes: what each method's rounds came to, the main one first.
         common: the common expert's accuracies by unseen client.
         once: each method's one-time bytes.
         seconds: of the whole run, set-up included.
     """
-    main = header["strategy"]
-    final = {name: _last_evaluation(rounds) for name, rounds in lines.items()}
-    own = final[main]["methods"]
-    methods = {name: evaluation["methods"] for name, evaluation in final.items()}
+    main = outcomes[header["strategy"]]
+    own = main.evaluation["methods"]
+    methods = {name: outcome.evaluation["methods"] for name, outcome in outcomes.items()}
     methods["common expert"] = {k: spread([row[k] for row in common.values()]) for k in ("plain", "em")}
-    traffic = {
-        name: {way: sum(line["bytes"][way] for line in rounds) for way in ("down", "up")} | {"once": once[name]}
-        for name, rounds in lines.items()
-    }
+    traffic = {name: {"down": o.down, "up": o.up, "once": once[name]} for name, o in outcomes.items()}
     return {
         **{key: header[key] for key in ("simulation", "strategy", "dataset", "partition", "seed")},
-        "rounds": len(lines[main]),
+        "rounds": main.rounds,
         "unseen": {
             "clients": len(common),
             "accuracy_mean": own["zero_shot"]["mean"],
@@ -134,58 +150,57 @@ def summary_table(
             "common_expert_mean": methods["common expert"]["plain"]["mean"],
         },
         "methods": methods,
-        "bytes": {**traffic[main], "by_method": traffic},
-        "seconds": {
-            "total": round(seconds, 3),
-            "round_median": float(np.median([line["seconds"]["round"] for line in lines[main]])),
-        },
-        "failures": sum(len(line["failures"]) for rounds in lines.values() for line in rounds),
+        "bytes": {**traffic[header["strategy"]], "by_method": traffic},
+        "seconds": {"total": round(seconds, 3), "round_median": float(np.median(main.seconds))},
+        "failures": sum(outcome.failures for outcome in outcomes.values()),
         "common_expert": header["common_expert"],
         "embeddings_computed": header["embeddings_computed"],
-        "notes": [*header["notes"], *_unserved(final, len(common))],
+        "notes": [*header["notes"], *_unserved(outcomes, len(common))],
         "run_folder": header["run_folder"],
     }
 
 
-def _unserved(final: Mapping[str, Mapping[str, Any]], num_unseen: int) -> list[str]:
+def _unserved(outcomes: Mapping[str, Outcome], num_unseen: int) -> list[str]:
     """Returns a note for each method that could not serve every unseen client: its figures are of fewer clients."""
+    served = {name: len(outcome.evaluation["clients"]) for name, outcome in outcomes.items()}
     return [
-        f"{name}: {len(evaluation['clients'])} of {num_unseen} unseen clients could be served; its means are theirs."
-        for name, evaluation in final.items()
-        if len(evaluation["clients"]) < num_unseen
+        f"{name}: {number} of {num_unseen} unseen clients could be served; its means are theirs."
+        for name, number in served.items()
+        if number < num_unseen
     ]
 
 
-def client_rows(
-    preparation: Preparation, lines: Mapping[str, Lines], common: Mapping[int, Mapping[str, float]]
-) -> list[dict[str, Any]]:
-    """Returns a row per client: what it holds, how often it took part; for unseen ones, how each method served it."""
-    population, main = preparation.population, next(iter(lines))
-    rounds = Counter(client for line in lines[main] for client in line["clients"])
-    rows = []
-    for client in [*population.training, *population.unseen]:
-        role = "anchor" if client in population.anchors else "normal" if client in population.training else "unseen"
-        rows.append(
-            {
-                "client_id": client,
-                "role": role,
-                "labels": list(population.labels_of(client)),
-                "examples": len(population.shards[client]),
-                "rounds": rounds[client],
-            }
-        )
-    for client, accuracies in common.items():
-        rows[client] |= {f"common_expert.{name}": value for name, value in accuracies.items()}
-    for method, own in lines.items():
-        for served in _last_evaluation(own)["clients"]:
-            kept = {key: value for key, value in served.items() if key not in ("client_id", "examples")}
-            if method == main:
-                rows[served["client_id"]]["experts"] = kept["experts"]
-            del kept["experts"]
-            rows[served["client_id"]] |= {f"{method}.{name}": value for name, value in kept.items()}
-    return rows
+def client_table(
+    preparation: Preparation, outcomes: Mapping[str, Outcome], common: Mapping[int, Mapping[str, float]]
+) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    """Returns the columns of `clients.csv` and its rows, which are made one after another.
+
+    A row tells what a client holds and how often it took part; for an unseen one also how each method served it.
+    """
+    population, took_part = preparation.population, next(iter(outcomes.values())).took_part
+    served = _served(outcomes, common)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        label_sets = population.shards.label_sets(population.labels_N)
+        for client, (labels, size) in enumerate(zip(label_sets, population.shards.sizes, strict=True)):
+            role = "anchor" if client in population.anchors else "normal" if client in population.training else "unseen"
+            own = (client, role, list(labels), int(size), took_part.get(client, 0))
+            yield dict(zip(HELD, own, strict=True)) | served.get(client, {})
+
+    return [*HELD, *dict.fromkeys(key for row in served.values() for key in row)], rows()
 
 
-def _last_evaluation(rounds: Lines) -> Mapping[str, Any]:
-    evaluation: Mapping[str, Any] = next(line["evaluate"] for line in reversed(rounds) if line["evaluate"])
-    return evaluation
+def _served(outcomes: Mapping[str, Outcome], common: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, Any]]:
+    """Returns, by unseen client, the main method's experts and the accuracies of all."""
+    found: dict[int, dict[str, Any]] = {
+        client: {f"common_expert.{name}": value for name, value in accuracies.items()}
+        for client, accuracies in common.items()
+    }
+    for number, (method, outcome) in enumerate(outcomes.items()):
+        for row in outcome.evaluation["clients"]:
+            own = found[row["client_id"]]
+            if number == 0:
+                own["experts"] = row["experts"]
+            told = {key: value for key, value in row.items() if key not in ("client_id", "examples", "experts")}
+            own |= {f"{method}.{name}": value for name, value in told.items()}
+    return found

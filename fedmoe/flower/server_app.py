@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from fedmoe.errors import FedmoeError, RunFolderError, SettingsError
 from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint, set_up_torch
 from fedmoe.flower.methods import ledger_of, methods_of, rounds_done, run_method, unused_tables
 from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
-from fedmoe.flower.results import client_rows, common_results, header_table, partition_table, summary_table
+from fedmoe.flower.results import client_table, common_results, header_table, partition_table, summary_table
 from fedmoe.flower.roster import Roster, call_roster
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.recording.console import ConsoleLogger
@@ -76,27 +76,17 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     loggers: list[RunLogger] = [console, TensorBoardLogger(folder.path, done)]
     for logger in loggers:
         logger.start(header)
-    lines = {method.name: run_method(method, preparation, folder, grid, loggers) for method in methods}
+    outcomes = {method.name: run_method(method, preparation, folder, grid, loggers) for method in methods}
     common = common_results(preparation)
     once = {m.name: ledger_of(m.strategy, preparation).once(settings.clients.num) for m in methods}
-    seconds = time.perf_counter() - started + seconds_before(lines, done)
-    summary = summary_table(header, lines, common, once, seconds)
-    folder.write_clients(client_rows(preparation, lines, common))
+    before = sum(sum(outcomes[name].seconds[:rounds]) for name, rounds in done.items())
+    summary = summary_table(header, outcomes, common, once, time.perf_counter() - started + before)
+    folder.write_clients(*client_table(preparation, outcomes, common))
     folder.write_summary(summary)
     write_report(folder.path)
     for logger in loggers:
         logger.end(summary)
     return folder.path
-
-
-def seconds_before(lines: Mapping[str, Sequence[Mapping[str, Any]]], done: Mapping[str, int]) -> float:
-    """Returns the seconds of the rounds that stood before this process went on with the run."""
-    return sum(
-        float(line["seconds"]["round"])
-        for name, rounds in lines.items()
-        for line in rounds
-        if line["round"] <= done[name]
-    )
 
 
 def _write_beginnings(folder: RunFolder, preparation: Preparation, header: Mapping[str, Any], roster: Roster) -> None:

@@ -24,13 +24,15 @@ from fedmoe.flower.orders import (
     gather_evaluation,
     gather_rankings,
     gather_training,
+    measure_order,
     rank_orders,
     train_orders,
 )
 from fedmoe.flower.roster import Roster, call_roster, exchange
-from fedmoe.flower.wire import record_of, state_of
+from fedmoe.flower.wire import decode, record_of, state_of
 from fedmoe.seeding import numpy_stream
 from fedmoe.settings import Settings
+from fedmoe.training.choice import TrainerChoice, forced_choice
 
 __all__ = ["ExpertStrategy"]
 
@@ -122,6 +124,7 @@ class ExpertStrategy(Strategy, ABC):
         self.num_experts = self.pool_size(federation.settings)
         self._average = federation.average
         self._roster: Roster | None = None
+        self._trainer: TrainerChoice | None = federation.trainer
         self.num_rounds = federation.settings.num_server_rounds
 
     def configure_train(
@@ -140,7 +143,9 @@ class ExpertStrategy(Strategy, ABC):
         present = {client: rankings.get(client, ()) for client in clients if client not in lost}
         self._assignment = self.assign(server_round, present, rng)
         self._jobs = [self.job(server_round, client, tuple(held)) for client, held in sorted(self._assignment.items())]
-        self._orders = train_orders(self.federation, self._roster, self._jobs, state, self.merges)
+        if self._trainer is None:
+            self._trainer = self._choose_trainer(server_round, state, grid, self._roster)
+        self._orders = train_orders(self.federation, self._roster, self._jobs, state, self.merges, self._trainer)
         self._state = state
         for node_id, (_, content) in self._orders.items():
             yield Message(content=content(), dst_node_id=node_id, message_type="train", group_id=str(server_round))
@@ -243,6 +248,21 @@ class ExpertStrategy(Strategy, ABC):
             line = self._line(round_num, float(metrics["loss"]), seconds)  # type: ignore[arg-type]
             self.federation.recorder.round(line, self._state, self._average)
         return result
+
+    def _choose_trainer(self, round_num: int, state: ServerState, grid: Grid, roster: Roster) -> TrainerChoice:
+        """Returns what clients are trained by in this run: what the settings say, or what the first node measures."""
+        choice = forced_choice(self.federation.settings.train, images=True)
+        if choice is None:
+            order = {roster.node_ids[0]: measure_order(self.federation, self._jobs, state)}
+            patience = self.federation.settings.clients.timeout
+            for reply in exchange(grid, "query.measure", str(round_num), order, patience).values():
+                if reply.has_error():
+                    raise RoundError(f"no trainer could be chosen: {reply.error.reason}")
+                choice = TrainerChoice.from_json(decode(reply)[0])
+        if choice is None:
+            raise RoundError("no trainer could be chosen: the first node did not answer; hint: clients.timeout")
+        self.federation.recorder.trainer(choice)
+        return choice
 
     def _is_evaluated(self, round_num: int) -> bool:
         return round_num == self.num_rounds or round_num % self.federation.settings.evaluate.every == 0

@@ -5,7 +5,6 @@ A node gets each array once, however many of its clients need it; a report bring
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,9 @@ def job_to_json(job: ClientJob) -> dict[str, Any]:
     >>> job_from_json(job_to_json(job)) == job
     True
     """
-    return asdict(job)
+    # by hand: `asdict` copies all it finds, and took 50 us a job
+    objective = [{"name": term.name, "arguments": dict(term.arguments)} for term in job.objective]
+    return {**vars(job), "experts": list(job.experts), "objective": objective}
 
 
 def job_from_json(table: Mapping[str, Any]) -> ClientJob:

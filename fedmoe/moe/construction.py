@@ -1,5 +1,6 @@
 """Gates and experts built by name, with weights that depend on nothing but the seed."""
 
+import threading
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -11,6 +12,8 @@ from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.references import load_plugin
 
 __all__ = ["build_expert", "build_gate", "gate_class"]
+
+_one_at_a_time = threading.Lock()  # the generator is the whole process's; nodes may be threads
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -42,6 +45,6 @@ def build_gate(name: str, spec: GateSpec, seed: int) -> Gate:
 
 def _seeded(make: Callable[[], ModuleT], seed: int) -> ModuleT:
     # torch's layers draw their first weights from the global generator: fork it, so that nobody else's stream moves
-    with torch.random.fork_rng(devices=[]):
+    with _one_at_a_time, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()

@@ -32,9 +32,11 @@ class GateSpec:
 class Gate(nn.Module, ABC):
     """A gate; a subclass gives `scores`, in one file under `fedmoe/moe/gates/`.
 
+    It is a pure function of its input and its parameters: it keeps no state and draws nothing.
+
     Attributes:
-        reads: what `scores` is given: `"embedding"` (the common expert's, float), or `"group"` (one-hot of the
-            sample's true label group or domain, which only a control may see).
+        reads: what `scores` is given: `"embedding"` (the common expert's, float), `"group"` (one-hot of the sample's
+            true label group or domain, which only a control may see), or `"lot"` (a number by lot for each expert).
     """
 
     reads: ClassVar[str] = "embedding"
@@ -47,9 +49,6 @@ class Gate(nn.Module, ABC):
     def scores(self, input_BD: Tensor) -> Tensor:
         """Returns logits_BM: the higher, the better the expert suits the sample."""
 
-    def reseed(self, seed: int) -> None:
-        """Puts the gate's own random stream, where it has one, at the start of the stream `seed`."""
-
-    def forward(self, input_BD: Tensor, held_M: Tensor | None = None) -> Routing:
-        """Returns the routing over the held experts (bool mask; `None`: all of them)."""
-        return route(self.scores(input_BD), held_M)
+    def forward(self, input_BD: Tensor, held_M: Tensor | None = None, num_held: int | None = None) -> Routing:
+        """Returns the routing over the held experts (bool mask; `None`: all of them; see `route` for `num_held`)."""
+        return route(self.scores(input_BD), held_M, num_held=num_held)

@@ -1,15 +1,56 @@
 """Modules as flat vectors: what travels, what is merged, what is checkpointed."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["Vector", "load_vector", "to_vector", "vector_size"]
+__all__ = ["Part", "Vector", "load_vector", "parts_of", "to_vector", "vector_size"]
 
 Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where one tensor of a module lies in its vector.
+
+    Attributes:
+        name: as in `named_parameters` or `named_buffers`.
+        shape: its shape.
+        offset: its first value's place in the vector.
+        trained: whether it is a parameter that takes a gradient.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    trained: bool
+
+    @property
+    def size(self) -> int:
+        """Returns the number of its values."""
+        return prod(self.shape)
+
+
+def parts_of(module: nn.Module) -> tuple[Part, ...]:
+    """Returns the parts of the module's vector, in order.
+
+    >>> [(part.name, part.offset) for part in parts_of(nn.Linear(2, 3))]
+    [('weight', 0), ('bias', 6)]
+    """
+    named: list[tuple[str, Tensor, bool]] = [
+        (name, parameter, parameter.requires_grad) for name, parameter in module.named_parameters()
+    ]
+    named += [(name, buffer, False) for name, buffer in module.named_buffers() if buffer.is_floating_point()]
+    parts, offset = [], 0
+    for name, tensor, trained in named:
+        parts.append(Part(name, tuple(tensor.shape), offset, trained))
+        offset += tensor.numel()
+    return tuple(parts)
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:

@@ -17,6 +17,7 @@ from fedmoe.recording.wording import (
     notes_of,
     percent,
     stand_in_warning,
+    trainer_text,
     variant_title,
 )
 
@@ -66,6 +67,10 @@ class ConsoleLogger:
             self.bar.start()
             # The bar hides the cursor; a run that ends in an error never gets to `end`.
             atexit.register(self.bar.stop)
+
+    def trainer(self, method: str, choice: Mapping[str, Any]) -> None:
+        """Writes which trainer was chosen, and what it is worth, in one line."""
+        self._plain(f"{method_title(method)}: {trainer_text(choice)}")
 
     def round(self, method: str, line: Mapping[str, Any]) -> None:
         """Moves the bar on a terminal; writes one line in a log, and for an evaluated or failing round on both."""

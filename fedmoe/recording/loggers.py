@@ -14,6 +14,10 @@ class RunLogger(Protocol):
         """Is told what is going to run: data, clients, experts, device, seed, rounds, run folder."""
         ...
 
+    def trainer(self, method: str, choice: Mapping[str, Any]) -> None:
+        """Is told how the clients of `method` are trained, as in `trainer.json`."""
+        ...
+
     def round(self, method: str, line: Mapping[str, Any]) -> None:
         """Is told of one round of `method` by its line in `rounds.jsonl`."""
         ...
@@ -37,6 +41,11 @@ class LoggerGroup:
         """Tells each logger of the start."""
         for logger in self.loggers:
             logger.start(header)
+
+    def trainer(self, method: str, choice: Mapping[str, Any]) -> None:
+        """Tells each logger how clients are trained."""
+        for logger in self.loggers:
+            logger.trainer(method, choice)
 
     def round(self, method: str, line: Mapping[str, Any]) -> None:
         """Tells each logger of a round."""

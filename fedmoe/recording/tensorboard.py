@@ -35,6 +35,9 @@ class TensorBoardLogger:
         table = [f"| {key} | {value} |" for key, value in header.items() if key != "notes"]
         writer.add_text("run", "\n".join(["| setting | value |", "|---|---|", *table]), 0)
 
+    def trainer(self, method: str, choice: Mapping[str, Any]) -> None:
+        """Writes nothing: it is in `trainer.json`."""
+
     def round(self, method: str, line: Mapping[str, Any]) -> None:
         """Writes one round's scalars; they are on the disk when this returns.
 

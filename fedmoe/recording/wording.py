@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["VARIANTS", "bytes_text", "method_title", "notes_of", "percent", "stand_in_warning", "variant_title"]
+__all__ = [
+    "VARIANTS",
+    "bytes_text",
+    "method_title",
+    "notes_of",
+    "percent",
+    "stand_in_warning",
+    "trainer_text",
+    "variant_title",
+]
 
 TITLES = {"fedjets": "FedJETs", "fedavg": "FedAvg", "fedprox": "FedProx", "fedsgd": "FedSGD", "ifca": "IFCA"}
 
@@ -76,3 +85,24 @@ def stand_in_warning(record: Mapping[str, Any]) -> str | None:
 def notes_of(record: Mapping[str, Any]) -> list[str]:
     """Returns the notes of a header or summary."""
     return [str(note) for note in record.get("notes") or ()]
+
+
+def trainer_text(choice: Mapping[str, Any]) -> str:
+    """Returns which trainer was chosen, and how it compares with the other, in one line.
+
+    >>> figures = [{"trainer": "loop", "seconds": 0.004}, {"trainer": "stacked", "seconds": 0.001}]
+    >>> trainer_text({"kind": "stacked", "width": 50, "figures": figures, "clients": 50})
+    'up to 50 clients trained as one program: 4.0 times as fast as one after another, measured'
+    """
+    stacked, figures = choice["kind"] == "stacked", choice["figures"]
+    width = f"up to {choice['width']} clients" if choice.get("width") else "as many clients as memory allows"
+    text = f"{width} trained as one program" if stacked else "clients trained one after another"
+    best = {
+        kind: min((f["seconds"] for f in figures if f["trainer"] == kind and "seconds" in f), default=None)
+        for kind in ("loop", "stacked")
+    }
+    if best["loop"] and best["stacked"]:
+        ratio = best["loop"] / best["stacked"] if stacked else best["stacked"] / best["loop"]
+        text += f": {ratio:.1f} times as fast as {'one after another' if stacked else 'as one program'}, measured"
+    failed = [f["error"] for f in figures if f["trainer"] == "stacked" and "error" in f]
+    return text + (f" (as one program they cannot be: {failed[0]})" if failed and not stacked else "")

@@ -106,9 +106,24 @@ class TrainSettings:
     learning_rate: float = setting(0.01, "of the experts' SGD", above=0)
     momentum: float = setting(0.9, "of the experts' SGD", low=0, below=1)
     weight_decay: float = setting(0.0, "of the experts' SGD", low=0)
+    nesterov: bool = setting(False, "Nesterov's momentum instead of the plain one")
+    optimiser: str = setting("sgd", "of experts and gate; AdamW takes momentum as beta 1", choices=("sgd", "adamw"))
     gate_learning_rate: float = setting(0.05, "of the gate's SGD", above=0)
     gate_momentum: float = setting(0.9, "of the gate's SGD", low=0, below=1)
     logit_adjustment: bool = setting(False, "add the log of the client's label prior to the logits of its loss")
+    augmentation: str = setting("none", "of training images, on the device", choices=("none", "crop-flip"))
+    trainer: str = setting(
+        "auto",
+        "'loop': client after client; 'stacked': many as one program; 'auto': the faster one here, measured first",
+        choices=("auto", "loop", "stacked"),
+    )
+    stack: int = setting(0, "clients that the stacked trainer trains at once; 0: measured, and as memory allows", low=0)
+    precision: str = setting("fp32", "of a client's forward and backward passes", choices=("fp32", "bf16"))
+    layout: str = setting(
+        "auto",
+        "memory layout of images in the loop trainer; 'auto': the faster one here, measured first",
+        choices=("auto", "contiguous", "channels-last"),
+    )
     threads: int = setting(2, "torch threads of a worker; another number changes the last bits of a result", low=1)
     device: str = setting("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda' or 'cuda:1'")
 
@@ -141,6 +156,7 @@ class Settings:
     deterministic: bool = setting(True, "sums that do not depend on how clients fall on nodes, to the last byte")
     output_dir: str = setting("", "absolute folder that gets the run folder; empty: ~/fedmoe-runs")
     resume: str = setting("", "absolute path of a run folder to go on with")
+    checkpoint_every: int = setting(1, "rounds between two checkpoints; the last round always has one", low=1)
     data: DataSettings = field(default_factory=DataSettings)
     clients: ClientsSettings = field(default_factory=ClientsSettings)
     common_expert: CommonExpertSettings = field(default_factory=CommonExpertSettings)

@@ -6,24 +6,26 @@ One resident set of modules is kept per worker, and each client's parameters are
 import bdb
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmoe.data.population import Population
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import diverged
 from fedmoe.federation.state import ServerState
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.moe.vectors import load_vector, to_vector
-from fedmoe.seeding import derive_seed, torch_stream
-from fedmoe.settings import TrainSettings
+from fedmoe.training.augmentation import augment
 from fedmoe.training.objective import Batch, LocalModel, Objective, load_objective
-from fedmoe.training.samples import ClientSamples, SampleStore
+from fedmoe.training.optimiser import make_optimiser
+from fedmoe.training.precision import computing_in, lay_out
+from fedmoe.training.samples import ClientSamples
+from fedmoe.training.schedule import epochs_of
+from fedmoe.training.trainer import Workplace
 
 __all__ = ["LoopTrainer"]
 
@@ -34,30 +36,15 @@ class LoopTrainer:
     """Trains clients one after another.
 
     Args:
-        make_expert: builds an expert with any weights, on the device.
-        gate_for: gives the resident gate, on the device, for a pool of M experts.
-        settings: how clients train.
-        store: the samples.
-        population: who holds which.
-        seed: root of the clients' own streams.
+        place: what it works with.
+        layout: memory layout of images, `"contiguous"` or `"channels-last"`.
+        max_steps: steps after which a client stops, where only the speed is measured; `None`: all.
     """
 
-    def __init__(
-        self,
-        *,
-        make_expert: Callable[[], Expert],
-        gate_for: Callable[[int], Gate],
-        settings: TrainSettings,
-        store: SampleStore,
-        population: Population,
-        seed: int,
-    ) -> None:
-        self.make_expert = make_expert
-        self.gate_for = gate_for
-        self.settings = settings
-        self.store = store
-        self.population = population
-        self.seed = seed
+    def __init__(self, place: Workplace, *, layout: str = "contiguous", max_steps: int | None = None) -> None:
+        self.place = place
+        self.memory_format = lay_out(layout)
+        self.max_steps = max_steps
         self.experts: list[Expert] = []
 
     def train(self, jobs: Iterable[ClientJob], state: ServerState) -> Iterator[ClientUpdate | ClientFailure]:
@@ -79,95 +66,96 @@ class LoopTrainer:
     def train_client(self, job: ClientJob, state: ServerState) -> ClientUpdate:
         """Returns what the client gives back after its local epochs."""
         started = time.perf_counter()
-        model = self._receive(job, state)
-        reads = "embedding" if model.gate is None else model.gate.reads
-        samples = self.store.load(self.population.shards[job.client_id], reads)
-        stream = torch_stream(self.seed, "train", "round", job.round_num, "client", job.client_id)
-        if model.gate is not None:
-            model.gate.reseed(derive_seed(self.seed, "gate", "round", job.round_num, "client", job.client_id))
-        loss = self._epochs(job, model, load_objective(job.objective), samples, stream)
+        experts, gate = self._receive(job, state)
+        samples = self.place.store.load(
+            self.place.population.shards[job.client_id],
+            None if gate is None else gate.reads,
+            self.place.lots(job, len(state.experts)),
+        )
+        model = self._model(job, state, experts, gate)
+        loss = self._epochs(job, model, experts, gate, load_objective(job.objective), samples)
         return ClientUpdate(
             client_id=job.client_id,
             num_examples=len(samples),
             weight=len(samples) if job.weighting == "examples" else 1,
-            gate=None if model.gate is None else to_vector(model.gate),
-            experts={i: to_vector(expert) for i, expert in zip(job.experts, model.experts, strict=True)},
+            gate=None if gate is None else to_vector(gate),
+            experts={i: to_vector(expert) for i, expert in zip(job.experts, experts, strict=True)},
             metrics={"loss": loss, "seconds": time.perf_counter() - started},
         )
 
-    def _receive(self, job: ClientJob, state: ServerState) -> LocalModel:
+    def _receive(self, job: ClientJob, state: ServerState) -> tuple[list[Expert], Gate | None]:
         """Copies the received vectors into the resident modules."""
         while len(self.experts) < len(job.experts):
-            self.experts.append(self.make_expert())
+            expert = self.place.make_expert()
+            self.experts.append(expert.to(memory_format=self.memory_format))
         experts = self.experts[: len(job.experts)]
         for module, expert_id in zip(experts, job.experts, strict=True):
             load_vector(module, state.experts[expert_id])
             module.train()
-        gate = self.gate_for(len(state.experts)) if job.gate else None
-        if gate is not None:
-            load_vector(gate, _present(state.gate))
-            gate.train()
-        prior = self.population.label_prior(job.client_id) if self.settings.logit_adjustment else None
-        model = LocalModel(
+        if not job.gate:
+            return experts, None
+        gate = self.place.gate_for(len(state.experts))
+        load_vector(gate, _present(state.gate))
+        gate.train()
+        return experts, gate
+
+    def _model(self, job: ClientJob, state: ServerState, experts: Sequence[Expert], gate: Gate | None) -> LocalModel:
+        modules = [*experts, *([] if gate is None else [gate])]
+        trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+        received = [parameter.detach().clone() for parameter in trained]
+        return LocalModel(
+            experts=lambda x_BCHW: torch.stack([expert(x_BCHW) for expert in experts]),
             gate=gate,
-            experts=experts,
-            expert_ids=job.experts,
+            expert_ids_K=torch.tensor(job.experts, device=self.place.device),
             num_experts=len(state.experts),
-            start=(),
-            log_prior_C=None if prior is None else _log_prior(prior).to(self.store.device),
+            trained=trained,
+            start=lambda: received,
+            log_prior_C=self.place.log_prior_C(job),
         )
-        start = tuple(parameter.detach().clone() for parameter in model.parameters())
-        return LocalModel(**(vars(model) | {"start": start}))
 
     def _epochs(
         self,
         job: ClientJob,
         model: LocalModel,
+        experts: Sequence[Expert],
+        gate: Gate | None,
         objective: Objective,
         samples: ClientSamples,
-        stream: torch.Generator,
     ) -> float:
         """Runs the local epochs; returns the mean loss over their steps."""
-        optimiser = self._optimiser(model)
+        settings, device = self.place.settings, self.place.device
+        optimiser = make_optimiser(settings, _trainable(experts), _trainable([] if gate is None else [gate]))
         losses: list[Tensor] = []
-        for _ in range(job.epochs or self.settings.epochs):
-            order = torch.randperm(len(samples), generator=stream).to(self.store.device)
-            for rows in torch.split(order, self.settings.batch_size):
-                batch = Batch(samples.inputs(rows), samples.y[rows], samples.gate_input[rows])
-                loss = objective(model, batch, job)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                losses.append(loss.detach())
+        for batch in self._batches(job, samples):
+            with computing_in(settings.precision, device):
+                loss = objective(model, batch)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for parameter in model.trained:
+                if parameter.grad is None:  # a held expert that the objective leaves out is not left out of the decay
+                    parameter.grad = torch.zeros_like(parameter)
+            optimiser.step()
+            losses.append(loss.detach())
+            if len(losses) == self.max_steps:
+                break
         return float(torch.stack(losses).mean())
 
-    def _optimiser(self, model: LocalModel) -> torch.optim.Optimizer:
-        """Returns SGD with momentum, fresh for every client and round; the gate has its own rate and momentum."""
-        settings = self.settings
-        groups = [
-            {
-                "params": [p for expert in model.experts for p in expert.parameters() if p.requires_grad],
-                "lr": settings.learning_rate,
-                "momentum": settings.momentum,
-                "weight_decay": settings.weight_decay,
-            }
-        ]
-        gate_parameters = [] if model.gate is None else [p for p in model.gate.parameters() if p.requires_grad]
-        if gate_parameters:
-            groups.append(
-                {
-                    "params": gate_parameters,
-                    "lr": settings.gate_learning_rate,
-                    "momentum": settings.gate_momentum,
-                    "weight_decay": 0.0,
-                }
-            )
-        return torch.optim.SGD(groups, lr=settings.learning_rate)
+    def _batches(self, job: ClientJob, samples: ClientSamples) -> Iterator[Batch]:
+        """Yields the client's batches, in the order of its own stream."""
+        settings, device = self.place.settings, self.place.device
+        epochs = epochs_of(len(samples), self.place.epochs(job), settings.augmentation, self.place.stream(job))
+        for epoch in epochs:
+            order = epoch.order_N.to(device)
+            lots = None if epoch.lots_N3 is None else epoch.lots_N3.to(device)
+            for first in range(0, len(order), settings.batch_size):
+                part = slice(first, first + settings.batch_size)
+                x_BCHW = augment(samples.inputs(order[part]), None if lots is None else lots[part])
+                x_BCHW = x_BCHW.contiguous(memory_format=self.memory_format)
+                yield Batch(x_BCHW, samples.y[order[part]], samples.gate_input[order[part]])
 
 
-def _log_prior(prior_C: NDArray[np.float64]) -> Tensor:
-    # a label that the client lacks gets a finite floor: its logit is pushed out of the softmax without becoming NaN
-    return torch.from_numpy(np.log(np.maximum(prior_C, 1e-8))).float()
+def _trainable(modules: Sequence[torch.nn.Module]) -> list[Tensor]:
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
 def _present(vector: NDArray[np.float32] | None) -> NDArray[np.float32]:

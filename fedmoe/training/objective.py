@@ -1,22 +1,24 @@
-"""What an objective sees: a batch, the client's copies of gate and experts, and its job.
+"""What an objective sees: a batch and the client's copies of gate and experts.
+
+An objective is written for one client and one batch, in plain torch. The stacked trainer runs the same lines for many
+clients at once (`torch.func.vmap`), so an objective is pure: all that differs between clients comes in as tensors, and
+nothing of it is read back into Python (no `if loss > 1`, no `.item()`, no `int(tensor)`).
 
 Shapes: B samples, K held experts, M experts in the pool, C classes, D width of the gate's input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
-from fedmoe.federation.job import ClientJob, Term
-from fedmoe.moe.expert import Expert
-from fedmoe.moe.gate import Gate
+from fedmoe.federation.job import Term
 from fedmoe.moe.routing import Routing
 from fedmoe.references import load_plugin
 
-__all__ = ["Batch", "LocalModel", "Objective", "load_objective"]
+__all__ = ["Batch", "GateCopy", "LocalModel", "Objective", "load_objective"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,36 @@ class Batch:
     Attributes:
         x_BCHW: normalised inputs.
         y_B: int64 labels.
-        gate_BD: what the gate reads.
+        gate_BD: what the gate reads; an empty tensor where the job has no gate.
+        weight_B: 1 for a sample, 0 for a row that only fills the batch up; `None`: all are samples.
     """
 
     x_BCHW: Tensor
     y_B: Tensor
     gate_BD: Tensor
+    weight_B: Tensor | None = None
+
+    def mean(self, loss_B: Tensor) -> Tensor:
+        """Returns the mean of a figure a sample, rows that only fill the batch up left out.
+
+        Every objective ends in it. One that averages in its own way is noticed: the stacked trainer then stacks only
+        clients of equal size, whose batches need no filling.
+        """
+        if self.weight_B is None:
+            return loss_B.mean()
+        return (loss_B * self.weight_B).sum() / self.weight_B.sum()
+
+
+class GateCopy(Protocol):
+    """A client's gate: the module itself, or its stacked copies."""
+
+    def scores(self, input_BD: Tensor) -> Tensor:
+        """Returns logits_BM."""
+        ...
+
+    def __call__(self, input_BD: Tensor, held_M: Tensor | None = None, num_held: int | None = None) -> Routing:
+        """Returns the routing over the held experts."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +65,21 @@ class LocalModel:
     """One client's copies.
 
     Attributes:
+        experts: x_BCHW -> logits_KBC of the held experts, in the order of `expert_ids_K`.
         gate: `None` when the job has no gate.
-        experts: held experts, in the order of `expert_ids`.
-        expert_ids: their ids in the pool.
+        expert_ids_K: int64, their ids in the pool.
         num_experts: M.
-        start: the trainable parameters as received, in the order of `parameters()`.
+        trained: the trainable parameters: the experts', then the gate's.
+        start: gives the same parameters as received; made only when asked for.
         log_prior_C: log of the client's label prior, or `None` without logit adjustment.
     """
 
-    gate: Gate | None
-    experts: Sequence[Expert]
-    expert_ids: tuple[int, ...]
+    experts: Callable[[Tensor], Tensor]
+    gate: GateCopy | None
+    expert_ids_K: Tensor
     num_experts: int
-    start: Sequence[Tensor]
+    trained: Sequence[Tensor]
+    start: Callable[[], Sequence[Tensor]]
     log_prior_C: Tensor | None
 
     def logits_KBC(self, x_BCHW: Tensor) -> Tensor:
@@ -60,29 +88,38 @@ class LocalModel:
         Logit adjustment (Menon et al., arXiv 2007.07314, equation 10): the local loss sees `logits + log prior`, so
         that the expert itself need not learn which labels this client happens to hold.
         """
-        logits_KBC = torch.stack([expert(x_BCHW) for expert in self.experts])
+        logits_KBC = self.experts(x_BCHW).float()  # losses are taken in float32, whatever the experts computed in
         return logits_KBC if self.log_prior_C is None else logits_KBC + self.log_prior_C
 
+    def scores(self, gate_BD: Tensor) -> Tensor:
+        """Returns the gate's logits_BM over the whole pool.
+
+        Raises:
+            ValueError: the job has no gate.
+        """
+        return self._present_gate().scores(gate_BD).float()
+
     def route(self, gate_BD: Tensor) -> Routing:
-        """Returns the routing over the held experts; columns are pool ids."""
+        """Returns the routing over the held experts; columns are pool ids.
+
+        Raises:
+            ValueError: the job has no gate.
+        """
+        pool_M = torch.arange(self.num_experts, device=gate_BD.device)
+        held_M = (pool_M[:, None] == self.expert_ids_K).any(dim=1)
+        return self._present_gate()(gate_BD, held_M, num_held=len(self.expert_ids_K))
+
+    def _present_gate(self) -> GateCopy:
         if self.gate is None:
             raise ValueError("this job has no gate; hint: an objective that routes needs ClientJob(gate=True)")
-        held_M = torch.zeros(self.num_experts, dtype=torch.bool, device=gate_BD.device)
-        held_M[list(self.expert_ids)] = True
-        routing: Routing = self.gate(gate_BD, held_M)
-        return routing
-
-    def parameters(self) -> list[Tensor]:
-        """Returns the trainable parameters: the experts', then the gate's."""
-        modules = [*self.experts, *([] if self.gate is None else [self.gate])]
-        return [p for module in modules for p in module.parameters() if p.requires_grad]
+        return self.gate
 
 
 class Objective(Protocol):
     """A term of a client's loss: one file in `fedmoe/training/objectives/`, a callable without state."""
 
-    def __call__(self, model: LocalModel, batch: Batch, job: ClientJob) -> Tensor:
-        """Returns the batch's loss, a scalar (mean over samples)."""
+    def __call__(self, model: LocalModel, batch: Batch) -> Tensor:
+        """Returns the batch's loss, a scalar: a mean over samples by `batch.mean`, or a term without samples."""
         ...
 
 
@@ -97,7 +134,7 @@ def load_objective(terms: Sequence[Term]) -> Objective:
         for term in terms
     ]
 
-    def total(model: LocalModel, batch: Batch, job: ClientJob) -> Tensor:
-        return torch.stack([part(model, batch, job) for part in parts]).sum()
+    def total(model: LocalModel, batch: Batch) -> Tensor:
+        return torch.stack([part(model, batch) for part in parts]).sum()
 
     return parts[0] if len(parts) == 1 else total

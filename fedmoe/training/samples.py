@@ -1,6 +1,7 @@
 """Samples as tensors, for one client at a time: inputs, labels, what the gate reads, the common expert's logits."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from fedmoe.data.contracts import Dataset, Ids
 from fedmoe.data.embeddings import EmbeddingTable
 from fedmoe.data.population import Population
 
-__all__ = ["ClientSamples", "SampleStore", "channel_statistics"]
+__all__ = ["ClientSamples", "Lots", "SampleStore", "channel_statistics"]
+
+CLIENT_SHARE = 0.25  # how much a client's lot counts beside a sample's: enough to decide a mean over 100 samples
 
 
 def channel_statistics(images_NCHW: NDArray[np.uint8], ids: Ids) -> tuple[Tensor, Tensor]:
@@ -27,14 +30,36 @@ def channel_statistics(images_NCHW: NDArray[np.uint8], ids: Ids) -> tuple[Tensor
 
 
 @dataclass(frozen=True)
+class Lots:
+    """What a gate that draws lots reads: lots of one client, of a stream of their own.
+
+    Attributes:
+        seed: of the stream; one a client and round.
+        num_experts: M.
+    """
+
+    seed: int
+    num_experts: int
+
+    def draw(self, num_samples: int) -> Tensor:
+        """Returns lots in [0, 1.25), shape (num_samples, M): a sample's for each expert, plus a share of the client's.
+
+        So a client is ranked by lot, and each of its samples falls on an expert by lot, on the client's favourite a
+        little more often.
+        """
+        stream = torch.Generator().manual_seed(self.seed)
+        own_M = torch.rand(self.num_experts, generator=stream)
+        return torch.rand(num_samples, self.num_experts, generator=stream) + CLIENT_SHARE * own_M
+
+
+@dataclass(frozen=True)
 class ClientSamples:
     """One client's samples on the device.
 
     Attributes:
         images: uint8 (N, channels, height, width).
         y: int64 labels.
-        gate_input: (N, D) float.
-        common_logits: (N, C) float.
+        gate_input: (N, D) float; D is 0 where no gate reads.
         mean: per-channel mean for `inputs`, shape (channels, 1, 1).
         std: likewise.
     """
@@ -42,21 +67,34 @@ class ClientSamples:
     images: Tensor
     y: Tensor
     gate_input: Tensor
-    common_logits: Tensor
     mean: Tensor
     std: Tensor
+
+    @classmethod
+    def joined(cls, clients: "Sequence[ClientSamples]") -> "ClientSamples":
+        """Returns the samples of several clients as if they were one's, client after client.
+
+        Raises:
+            ValueError: one of them has no sample.
+        """
+        if not all(len(own) for own in clients):
+            raise ValueError("a client must have a sample at least")
+        parts = {name: torch.cat([getattr(own, name) for own in clients]) for name in ("images", "y", "gate_input")}
+        return cls(**parts, mean=clients[0].mean, std=clients[0].std)
 
     def __len__(self) -> int:
         return len(self.y)
 
     def inputs(self, rows: Tensor | slice) -> Tensor:
         """Returns the normalised float inputs of some rows."""
-        return (self.images[rows].float() - self.mean) / self.std
+        return self.images[rows].float().sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleStore:
-    """All samples, memory-mapped; `load` brings a client's onto the device.
+    """All samples; what is asked for, and nothing else, is read and brought onto the device.
+
+    They are memory-mapped. On a GPU with room enough each array is moved there once, at its first use.
 
     Attributes:
         images: uint8, by sample id.
@@ -68,6 +106,7 @@ class SampleStore:
         mean: per-channel mean.
         std: per-channel standard deviation.
         device: where tensors go.
+        resident: whether whole arrays stay on the device.
     """
 
     images: NDArray[np.uint8]
@@ -79,11 +118,14 @@ class SampleStore:
     mean: Tensor
     std: Tensor
     device: torch.device
+    resident: bool = False
+    placed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, dataset: Dataset, population: Population, table: EmbeddingTable, device: torch.device) -> "SampleStore":
         """Returns the store of a run's data; inputs are normalised by the public split's statistics."""
         mean, std = channel_statistics(dataset.x_NCHW, population.public_ids)
+        arrays = (dataset.x_NCHW, population.labels_N, table.embeddings, table.logits)
         return cls(
             images=dataset.x_NCHW,
             labels=population.labels_N,
@@ -94,38 +136,70 @@ class SampleStore:
             mean=mean,
             std=std,
             device=device,
+            resident=has_room(device, sum(array.nbytes for array in arrays)),
         )
 
-    def load(self, ids: Ids, reads: str = "embedding") -> ClientSamples:
+    def load(self, ids: Ids, reads: str | None = "embedding", lots: Lots | None = None) -> ClientSamples:
         """Returns the samples `ids`, in that order.
 
         Args:
             ids: sample ids.
-            reads: what the gate reads (`Gate.reads`).
+            reads: what the gate reads (`Gate.reads`); `None`: there is no gate.
+            lots: what is drawn for a gate that reads lots.
+
+        Raises:
+            ValueError: a gate cannot read that, or it reads lots and none are given.
         """
         return ClientSamples(
-            images=torch.tensor(self.images[ids], device=self.device),
-            y=torch.tensor(self.labels[ids], device=self.device),
-            gate_input=self.gate_input(ids, reads),
-            common_logits=torch.tensor(self.logits[ids], device=self.device),
+            images=self._take("images", ids),
+            y=self.y(ids),
+            gate_input=self.gate_input(ids, reads, lots),
             mean=self.mean.view(-1, 1, 1).to(self.device),
             std=self.std.view(-1, 1, 1).to(self.device),
         )
 
-    def gate_input(self, ids: Ids, reads: str) -> Tensor:
-        """Returns what the gate reads of the samples `ids`: no image is touched for it.
+    def y(self, ids: Ids) -> Tensor:
+        """Returns the labels of the samples `ids`, int64."""
+        return self._take("labels", ids)
+
+    def common_logits(self, ids: Ids) -> Tensor:
+        """Returns the common expert's logits of the samples `ids`, shape (len(ids), classes)."""
+        return self._take("logits", ids)
+
+    def gate_input(self, ids: Ids, reads: str | None, lots: Lots | None = None) -> Tensor:
+        """Returns what the gate reads of the samples `ids`, shape (len(ids), D): no image is touched for it.
 
         Raises:
-            ValueError: `reads` is neither `"embedding"` nor `"group"`.
+            ValueError: a gate cannot read that, or it reads lots and none are given.
         """
+        if reads is None:
+            return torch.empty(len(ids), 0, device=self.device)
         if reads == "embedding":
-            # Copied into torch's own memory, which is aligned alike each time: the last bit of a product depends on it.
-            return torch.tensor(self.embeddings[ids], device=self.device)
+            return self._take("embeddings", ids)
         if reads == "group":
-            groups = torch.tensor(self.groups[ids])
-            return one_hot(groups, self.num_groups).float().to(self.device)
-        raise ValueError(f"a gate reads 'embedding' or 'group', got '{reads}'")
+            return one_hot(self._take("groups", ids), self.num_groups).float()
+        if reads != "lot":
+            raise ValueError(f"a gate reads 'embedding', 'group' or 'lot', got '{reads}'")
+        if lots is None:
+            raise ValueError("a gate that reads lots needs them drawn; hint: load(ids, 'lot', Lots(seed, num_experts))")
+        return lots.draw(len(ids)).to(self.device)
 
-    def gate_width(self, reads: str) -> int:
-        """Returns D, the width of what the gate reads."""
+    def gate_width(self, reads: str, num_experts: int) -> int:
+        """Returns D, the width of what the gate of a pool of `num_experts` reads."""
+        if reads == "lot":
+            return num_experts
         return self.num_groups if reads == "group" else int(self.embeddings.shape[1])
+
+    def _take(self, name: str, ids: Ids) -> Tensor:
+        array = getattr(self, name)
+        if not self.resident:
+            # Copied into torch's own memory, which is aligned alike each time: the last bit of a product depends on it.
+            return torch.tensor(array[ids], device=self.device)
+        if name not in self.placed:
+            self.placed[name] = torch.tensor(np.asarray(array), device=self.device)
+        return self.placed[name][torch.tensor(ids, device=self.device)]
+
+
+def has_room(device: torch.device, num_bytes: int) -> bool:
+    """Returns whether arrays of this size shall stay on the device: on a GPU, up to half of the memory that is free."""
+    return device.type == "cuda" and num_bytes <= torch.cuda.mem_get_info(device)[0] // 2

@@ -12,31 +12,32 @@ from fedmoe.evaluation.ranking import client_scores
 from fedmoe.federation.assignment import top_k
 from fedmoe.moe.construction import build_gate, gate_class
 from fedmoe.moe.gate import Gate, GateSpec
+from fedmoe.moe.routing import Routing
 from fedmoe.moe.vectors import load_vector, to_vector, vector_size
 from fedmoe.references import known_names
+from fedmoe.training.samples import Lots
 
 NUM_EXPERTS, WIDTH, BATCH = 5, 7, 40
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is particular about a gate: whether it learns, and whether it looks at the sample rather than draws lots."""
+    """What is particular about a gate: whether it learns."""
 
     trains: bool = False
-    looks: bool = True
 
 
 GATES = {
     "frozen": Row(),
     "mlp": Row(trains=True),
     "oracle": Row(),
-    "random": Row(looks=False),
+    "random": Row(),
     "uniform": Row(),
 }
 
 
 def make(name: str, seed: int = 0, num_experts: int = NUM_EXPERTS) -> Gate:
-    width = num_experts if gate_class(name).reads == "group" else WIDTH
+    width = WIDTH if gate_class(name).reads == "embedding" else num_experts
     return build_gate(name, GateSpec(in_features=width, num_experts=num_experts, hidden=6), seed)
 
 
@@ -45,6 +46,8 @@ def inputs_for(gate: Gate, seed: int = 0) -> Tensor:
     if gate.reads == "group":
         groups = torch.randint(gate.spec.in_features, (BATCH,), generator=stream)
         return torch.nn.functional.one_hot(groups, gate.spec.in_features).float()
+    if gate.reads == "lot":
+        return Lots(seed, gate.spec.num_experts).draw(BATCH)
     return torch.randn(BATCH, gate.spec.in_features, generator=stream)
 
 
@@ -87,9 +90,7 @@ def test_the_weights_are_the_softmax_of_the_held_scores(name: str) -> None:
 @pytest.mark.parametrize("name", GATES)
 def test_without_a_mask_the_whole_pool_is_held(name: str) -> None:
     gate = make(name)
-    gate.reseed(5)
     free = gate(inputs_for(gate))
-    gate.reseed(5)
     masked = gate(inputs_for(gate), torch.ones(NUM_EXPERTS, dtype=torch.bool))
     assert torch.equal(free.expert_ids_BK, masked.expert_ids_BK)
     assert torch.equal(free.weights_BK, masked.weights_BK)
@@ -102,14 +103,10 @@ def test_permuting_samples_permutes_routings(name: str, seed: int) -> None:
     x_BD = inputs_for(gate, seed)
     order = torch.randperm(BATCH, generator=torch.Generator().manual_seed(seed))
     held_M = torch.tensor([True, True, False, True, False])
-    gate.reseed(seed)
     plain = gate(x_BD, held_M)
-    gate.reseed(seed)
     permuted = gate(x_BD[order], held_M)
-    # A gate that draws lots gives the n-th lot to the n-th sample, whichever that is.
-    expected = order if GATES[name].looks else torch.arange(BATCH)
-    assert torch.equal(permuted.expert_ids_BK, plain.expert_ids_BK[expected])
-    torch.testing.assert_close(permuted.weights_BK, plain.weights_BK[expected])
+    assert torch.equal(permuted.expert_ids_BK, plain.expert_ids_BK[order])
+    torch.testing.assert_close(permuted.weights_BK, plain.weights_BK[order])
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -127,8 +124,6 @@ def test_a_gate_is_its_vector(name: str) -> None:
     assert vector.dtype == np.float32
     assert vector.shape == (vector_size(gate),)
     load_vector(other, vector)
-    gate.reseed(3)
-    other.reseed(3)
     assert to_vector(other).tobytes() == vector.tobytes()
     assert torch.equal(gate.scores(inputs_for(gate)), other.scores(inputs_for(gate)))
 
@@ -149,11 +144,9 @@ def test_gradients_reach_all_that_trains_and_nothing_else(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GATES)
-def test_the_same_seed_and_stream_give_the_same_routing(name: str) -> None:
+def test_the_same_seed_gives_the_same_routing_however_often_it_is_asked(name: str) -> None:
     first, second = make(name, 4), make(name, 4)
-    first.scores(inputs_for(first))  # has drawn something already
-    first.reseed(9)
-    second.reseed(9)
+    first.scores(inputs_for(first, 1))
     one, two = first(inputs_for(first)), second(inputs_for(second))
     assert torch.equal(one.expert_ids_BK, two.expert_ids_BK)
     assert torch.equal(one.weights_BK, two.weights_BK)
@@ -163,17 +156,33 @@ def test_the_same_seed_and_stream_give_the_same_routing(name: str) -> None:
 def test_building_a_gate_leaves_the_global_stream_alone(name: str) -> None:
     before = torch.random.get_rng_state()
     gate = make(name, 3)
-    gate.reseed(1)
     gate.scores(inputs_for(gate))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", GATES)
+def test_many_clients_gates_as_one_program_score_as_each_does_alone(name: str, seed: int) -> None:
+    gates = [make(name, 10 * seed + client) for client in range(4)]
+    x_GBD = torch.stack([inputs_for(gate, 20 * seed + client) for client, gate in enumerate(gates)])
+    parameters, buffers = torch.func.stack_module_state(gates)
+
+    def scores(own: dict[str, Tensor], kept: dict[str, Tensor], x_BD: Tensor) -> Tensor:
+        routing: Routing = torch.func.functional_call(gates[0], (own, kept), (x_BD,))
+        return routing.logits_BM
+
+    stacked_GBM = torch.func.vmap(scores)(parameters, buffers, x_GBD)
+    for logits_BM, gate, x_BD in zip(stacked_GBM, gates, x_GBD, strict=True):
+        torch.testing.assert_close(logits_BM, gate.scores(x_BD))
 
 
 def test_random_rankings_are_roughly_uniform_over_streams() -> None:
     gate, streams = make("random"), 600
     firsts, pairs = np.zeros(NUM_EXPERTS), np.zeros((NUM_EXPERTS, NUM_EXPERTS))
     for seed in range(streams):
-        gate.reseed(seed)
-        held = top_k(client_scores(gate, inputs_for(gate), "mean-probability"), 2, np.random.default_rng(seed))
+        held = top_k(
+            client_scores(gate.scores(inputs_for(gate, seed)), "mean-probability"), 2, np.random.default_rng(seed)
+        )
         firsts[held[0]] += 1
         pairs[held[0], held[1]] += 1
     expected = streams / NUM_EXPERTS
@@ -187,18 +196,9 @@ def test_a_random_gate_spreads_samples_over_the_held_experts() -> None:
     gate, counts = make("random"), np.zeros(NUM_EXPERTS)
     held_M = torch.tensor([False, True, False, True, False])
     for seed in range(200):
-        gate.reseed(seed)
-        counts += np.bincount(gate(inputs_for(gate), held_M).expert_ids_BK[:, 0].numpy(), minlength=NUM_EXPERTS)
+        counts += np.bincount(gate(inputs_for(gate, seed), held_M).expert_ids_BK[:, 0].numpy(), minlength=NUM_EXPERTS)
     assert counts[[0, 2, 4]].sum() == 0
     assert abs(counts[1] / counts.sum() - 0.5) < 0.05
-
-
-def test_streams_of_a_random_gate_differ() -> None:
-    gate = make("random")
-    gate.reseed(1)
-    one = gate.scores(inputs_for(gate))
-    gate.reseed(2)
-    assert not torch.equal(one, gate.scores(inputs_for(gate)))
 
 
 @pytest.mark.parametrize(("num_groups", "num_experts"), [(5, 5), (3, 5), (7, 5)])

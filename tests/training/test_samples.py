@@ -1,10 +1,13 @@
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from fedmoe.data.embeddings import EmbeddingTable
 from fedmoe.data.population import build_population
-from fedmoe.training.samples import SampleStore, channel_statistics
+from fedmoe.training.samples import Lots, SampleStore, channel_statistics, has_room
 from tests.small import blobs, small_settings
 
 
@@ -16,27 +19,105 @@ def small_store(width: int = 5) -> SampleStore:
     return SampleStore.of(data, build_population(data, small_settings()), table, torch.device("cpu"))
 
 
-def test_a_clients_samples_come_in_the_order_of_the_ids() -> None:
-    store, data = small_store(), blobs(None)
-    ids = np.array([7, 3, 500, 3])
-    samples = store.load(ids)
-    assert len(samples) == 4
-    np.testing.assert_array_equal(samples.images.numpy(), data.x_NCHW[ids])
-    np.testing.assert_array_equal(samples.y.numpy(), data.y_N[ids])
-    np.testing.assert_array_equal(samples.gate_input.numpy(), store.embeddings[ids])
-    np.testing.assert_array_equal(samples.common_logits.numpy(), store.logits[ids])
+@pytest.fixture(params=["mapped", "resident"])
+def store(request: pytest.FixtureRequest) -> SampleStore:
+    return replace(small_store(), resident=request.param == "resident")
 
 
-def test_what_the_gate_reads_has_the_width_that_is_told() -> None:
-    store = small_store()
+def test_a_clients_samples_come_in_the_order_of_the_ids(store: SampleStore) -> None:
+    data = blobs(None)
+    for ids in (np.array([7, 3, 500, 3]), np.array([719, 0])):
+        samples = store.load(ids)
+        assert len(samples) == len(ids)
+        np.testing.assert_array_equal(samples.images.numpy(), data.x_NCHW[ids])
+        np.testing.assert_array_equal(samples.y.numpy(), data.y_N[ids])
+        np.testing.assert_array_equal(store.y(ids).numpy(), data.y_N[ids])
+        np.testing.assert_array_equal(samples.gate_input.numpy(), store.embeddings[ids])
+        np.testing.assert_array_equal(store.common_logits(ids).numpy(), store.logits[ids])
+
+
+@pytest.mark.parametrize("reads", ["embedding", "group", "lot", None])
+def test_a_resident_store_gives_the_same_tensors_as_a_mapped_one(reads: str | None) -> None:
+    mapped = small_store()
+    resident = replace(mapped, resident=True)
+    for seed in range(5):
+        ids = np.random.default_rng(seed).integers(0, 720, size=seed * 7)
+        lots = Lots(seed, 4)
+        one, two = mapped.load(ids, reads, lots), resident.load(ids, reads, lots)
+        for name, tensor in vars(one).items():
+            assert tensor.dtype == getattr(two, name).dtype, name
+            assert torch.equal(tensor, getattr(two, name)), name
+        assert torch.equal(mapped.common_logits(ids), resident.common_logits(ids))
+
+
+class Watched(np.ndarray[Any, Any]):
+    """An array that says when a row of it is read."""
+
+    def __getitem__(self, key: Any) -> Any:
+        raise AssertionError("read")
+
+
+def test_what_nobody_asks_for_is_not_read() -> None:
+    plain, ids = small_store(), np.arange(9)
+    store = replace(plain, embeddings=plain.embeddings.view(Watched), logits=plain.logits.view(Watched))
+    assert store.load(ids, reads=None).gate_input.shape == (9, 0)
+    assert len(store.load(ids, "group")) == len(store.load(ids, "lot", Lots(0, 3))) == 9
+    for read in (store.load, store.common_logits):
+        with pytest.raises(AssertionError, match="read"):
+            read(ids)
+    store = replace(plain, images=plain.images.view(Watched), labels=plain.labels.view(Watched))
+    assert store.gate_input(ids, "embedding").shape == (9, 5)
+
+
+def test_an_array_that_nobody_asks_for_is_not_moved() -> None:
+    store, ids = replace(small_store(), resident=True), np.arange(9)
+    assert store.placed == {}
+    store.load(ids, reads=None)
+    assert set(store.placed) == {"images", "labels"}
+    moved = store.placed["images"]
+    store.load(ids)
+    assert set(store.placed) == {"images", "labels", "embeddings"}
+    assert store.placed["images"] is moved
+
+
+def test_arrays_stay_on_a_gpu_that_has_twice_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 5000))
+    gpu = torch.device("cuda", 0)
+    assert [has_room(gpu, size) for size in (0, 500, 501)] == [True, True, False]
+    assert not has_room(torch.device("cpu"), 0)
+
+
+def test_what_the_gate_reads_has_the_width_that_is_told(store: SampleStore) -> None:
     ids = np.arange(20)
-    assert store.gate_input(ids, "embedding").shape == (20, store.gate_width("embedding"))
+    assert store.gate_input(ids, "embedding").shape == (20, store.gate_width("embedding", 3))
     groups = store.gate_input(ids, "group")
-    assert groups.shape == (20, store.gate_width("group"))
+    assert groups.shape == (20, store.gate_width("group", 3))
+    assert groups.dtype == torch.float32
     np.testing.assert_array_equal(groups.argmax(dim=1).numpy(), store.groups[ids])
     assert torch.equal(groups.sum(dim=1), torch.ones(20))
-    with pytest.raises(ValueError, match="a gate reads 'embedding' or 'group', got 'label'"):
+    assert store.gate_input(ids, "lot", Lots(1, 3)).shape == (20, store.gate_width("lot", 3))
+    with pytest.raises(ValueError, match="a gate reads 'embedding', 'group' or 'lot', got 'label'"):
         store.gate_input(ids, "label")
+    with pytest.raises(ValueError, match="needs them drawn"):
+        store.load(ids, "lot")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lots_are_fair_and_each_client_has_a_favourite(seed: int) -> None:
+    lots = Lots(seed, 4).draw(4000).double()
+    assert torch.equal(Lots(seed, 4).draw(4000).double(), lots)
+    assert not torch.equal(Lots(seed + 100, 4).draw(4000).double(), lots)
+    assert 0 <= float(lots.min()) <= float(lots.max()) < 1.25
+    own = torch.rand(4, generator=torch.Generator().manual_seed(seed)).double()
+    # a mean of 4,000 uniform lots has a standard deviation of 0.0046
+    torch.testing.assert_close(lots.mean(dim=0), 0.5 + own / 4, atol=0.02, rtol=0)
+    torch.testing.assert_close(lots.std(dim=0), torch.full((4,), 12**-0.5).double(), atol=0.01, rtol=0)
+
+
+def test_drawing_lots_leaves_the_global_stream_alone() -> None:
+    before = torch.random.get_rng_state()
+    Lots(3, 2).draw(10)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_public_inputs_are_normalised_channel_by_channel() -> None:
@@ -59,5 +140,5 @@ def test_loaded_tensors_are_aligned_alike_every_time() -> None:
     store = small_store()
     for size in range(1, 60):
         samples = store.load(np.arange(size))
-        for tensor in (samples.gate_input, samples.common_logits, samples.images, samples.y):
+        for tensor in (samples.gate_input, samples.images, samples.y):
             assert tensor.data_ptr() % 64 == 0

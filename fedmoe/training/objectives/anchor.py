@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedmoe.federation.job import ClientJob
 from fedmoe.training.objective import Batch, LocalModel
 
 __all__ = ["Anchor"]
@@ -25,15 +24,14 @@ class Anchor:
 
     gate_labels: bool = False
 
-    def __call__(self, model: LocalModel, batch: Batch, job: ClientJob) -> Tensor:
+    def __call__(self, model: LocalModel, batch: Batch) -> Tensor:
         """Returns the sum of the mean losses; a gate that cannot learn adds a constant."""
-        if model.gate is None:
-            raise ValueError("an anchor's job needs the gate; hint: ClientJob(gate=True)")
-        own = model.expert_ids[0]
+        own = model.expert_ids_K[0]
         logits_BC = model.logits_KBC(batch.x_BCHW)[0]
-        scores_BM = model.gate.scores(batch.gate_BD)
-        loss = cross_entropy(logits_BC, batch.y_B) + cross_entropy(scores_BM, torch.full_like(batch.y_B, own))
+        scores_BM = model.scores(batch.gate_BD)
+        loss_B = cross_entropy(logits_BC, batch.y_B, reduction="none")
+        loss_B = loss_B + cross_entropy(scores_BM, own.expand_as(batch.y_B), reduction="none")
         if self.gate_labels:
-            trust_B1 = torch.softmax(scores_BM, dim=1)[:, own : own + 1]
-            loss = loss + cross_entropy(trust_B1 * logits_BC.detach(), batch.y_B)
-        return loss
+            trust_B1 = torch.softmax(scores_BM, dim=1).index_select(1, own.view(1))
+            loss_B = loss_B + cross_entropy(trust_B1 * logits_BC.detach(), batch.y_B, reduction="none")
+        return batch.mean(loss_B)

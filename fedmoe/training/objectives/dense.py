@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedmoe.federation.job import ClientJob
 from fedmoe.training.objective import Batch, LocalModel
 
 __all__ = ["Dense"]
@@ -15,6 +14,6 @@ __all__ = ["Dense"]
 class Dense:
     """Cross-entropy of the client's first expert (McMahan et al., arXiv 1602.05629)."""
 
-    def __call__(self, model: LocalModel, batch: Batch, job: ClientJob) -> Tensor:
+    def __call__(self, model: LocalModel, batch: Batch) -> Tensor:
         """Returns the mean cross-entropy."""
-        return cross_entropy(model.logits_KBC(batch.x_BCHW)[0], batch.y_B)
+        return batch.mean(cross_entropy(model.logits_KBC(batch.x_BCHW)[0], batch.y_B, reduction="none"))

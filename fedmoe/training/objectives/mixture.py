@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
-from fedmoe.federation.job import ClientJob
 from fedmoe.moe.mixture import mix
 from fedmoe.training.objective import Batch, LocalModel
 
@@ -26,14 +25,12 @@ class Mixture:
     output: str = "probability"
     renormalise: bool = True
 
-    def __call__(self, model: LocalModel, batch: Batch, job: ClientJob) -> Tensor:
+    def __call__(self, model: LocalModel, batch: Batch) -> Tensor:
         """Returns the mean negative log-likelihood of the mixture."""
-        routing = model.route(batch.gate_BD)
-        pool_BM = routing.logits_BM
-        held_BK = pool_BM[:, list(model.expert_ids)]
-        weights_BK = (
-            torch.softmax(held_BK, dim=1)
-            if self.renormalise
-            else torch.softmax(pool_BM, dim=1)[:, list(model.expert_ids)]
-        )
-        return nll_loss(mix(model.logits_KBC(batch.x_BCHW), weights_BK, self.output), batch.y_B)
+        pool_BM = model.route(batch.gate_BD).logits_BM
+        if self.renormalise:
+            weights_BK = torch.softmax(pool_BM.index_select(1, model.expert_ids_K), dim=1)
+        else:
+            weights_BK = torch.softmax(pool_BM, dim=1).index_select(1, model.expert_ids_K)
+        log_probs_BC = mix(model.logits_KBC(batch.x_BCHW), weights_BK, self.output)
+        return batch.mean(nll_loss(log_probs_BC, batch.y_B, reduction="none"))

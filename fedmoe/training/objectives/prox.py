@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedmoe.federation.job import ClientJob
 from fedmoe.training.objective import Batch, LocalModel
 
 __all__ = ["Prox"]
@@ -21,7 +20,7 @@ class Prox:
 
     mu: float
 
-    def __call__(self, model: LocalModel, batch: Batch, job: ClientJob) -> Tensor:
+    def __call__(self, model: LocalModel, batch: Batch) -> Tensor:
         """Returns the penalty."""
-        pairs = zip(model.parameters(), model.start, strict=True)
+        pairs = zip(model.trained, model.start(), strict=True)
         return self.mu / 2 * torch.stack([(w - w0).square().sum() for w, w0 in pairs]).sum()

@@ -1,0 +1,112 @@
+"""One training step of many clients as one program: the objective of one client, mapped over a stack of them.
+
+Shapes: N clients, K held experts, B samples of a client's batch, M experts in the pool, D width of the gate's input.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fedmoe.moe.expert import Expert
+from fedmoe.moe.gate import Gate
+from fedmoe.moe.routing import Routing
+from fedmoe.training.objective import Batch, LocalModel, Objective
+
+__all__ = ["Program"]
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What is the same for all clients of a stack.
+
+    Attributes:
+        objective: of one client.
+        expert: the module that all experts share.
+        gate: the gate's module, or `None`.
+        num_experts: M.
+        expert_pool: the experts as received, by name, one row each.
+        gate_pool: the gate as received, by name, one row.
+    """
+
+    objective: Objective
+    expert: Expert
+    gate: Gate | None
+    num_experts: int
+    expert_pool: Mapping[str, Tensor]
+    gate_pool: Mapping[str, Tensor]
+
+    def losses_N(self, experts: tuple[Tensors, Tensors], gate: tuple[Tensors, Tensors], own: Tensors) -> Tensor:
+        """Returns each client's loss.
+
+        Args:
+            experts: trained and other tensors of the experts' copies, N x K in front.
+            gate: likewise of the gate's copies, N x 1 in front.
+            own: what else differs between the clients: `x` (N x B x channels x height x width), `y` (N x B), `gate`
+                (N x B x D), `expert_ids` and `rows` (the pool's rows that they started from; N x K); where they are
+                wanted also `weight` (N x B) and `log_prior` (N x classes).
+        """
+        losses_N: Tensor = vmap(self._loss)(experts, gate, own)
+        return losses_N
+
+    def _loss(self, experts: tuple[Tensors, Tensors], gate: tuple[Tensors, Tensors], own: Tensors) -> Tensor:
+        """Returns the loss of one client; every tensor here is its own."""
+        model = LocalModel(
+            experts=lambda x_BCHW: self._logits_KBC(*experts, x_BCHW),
+            gate=None if self.gate is None else _GateCopy(self.gate, {n: v[0] for p in gate for n, v in p.items()}),
+            expert_ids_K=own["expert_ids"],
+            num_experts=self.num_experts,
+            trained=[*_by_copy(experts[0], len(own["rows"])), *(value[0] for value in gate[0].values())],
+            start=lambda: self._start(experts[0], gate[0], own["rows"]),
+            log_prior_C=own.get("log_prior"),
+        )
+        return self.objective(model, Batch(own["x"], own["y"], own["gate"], own.get("weight")))
+
+    def _logits_KBC(self, trained: Tensors, fixed: Tensors, x_BCHW: Tensor) -> Tensor:
+        def logits_BC(trained: Tensors, fixed: Tensors) -> Tensor:
+            out: Tensor = functional_call(self.expert, (trained, fixed), (x_BCHW,))
+            return out
+
+        if len(next(iter((trained | fixed).values()))) == 1:  # one expert: one level of vmap less
+            return logits_BC({n: v[0] for n, v in trained.items()}, {n: v[0] for n, v in fixed.items()})[None]
+        logits_KBC: Tensor = vmap(logits_BC)(trained, fixed)
+        return logits_KBC
+
+    def _start(self, experts: Tensors, gate: Tensors, rows_K: Tensor) -> Sequence[Tensor]:
+        received = {name: self.expert_pool[name].index_select(0, rows_K) for name in experts}
+        return [*_by_copy(received, len(rows_K)), *(self.gate_pool[name][0] for name in gate)]
+
+
+def _by_copy(tensors: Tensors, copies: int) -> list[Tensor]:
+    """Returns the tensors copy after copy, as a list of modules would have its parameters."""
+    return [value[k] for k in range(copies) for value in tensors.values()]
+
+
+class _Method(nn.Module):
+    """A gate whose methods can be called functionally."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, method: str, *inputs: object) -> object:
+        return getattr(self.gate, method)(*inputs)
+
+
+class _GateCopy:
+    """One client's gate: the shared module with the client's tensors."""
+
+    def __init__(self, gate: Gate, tensors: Tensors) -> None:
+        self.method = _Method(gate)
+        self.tensors = {f"gate.{name}": value for name, value in tensors.items()}
+
+    def scores(self, input_BD: Tensor) -> Tensor:
+        out: Tensor = functional_call(self.method, self.tensors, ("scores", input_BD))
+        return out
+
+    def __call__(self, input_BD: Tensor, held_M: Tensor | None = None, num_held: int | None = None) -> Routing:
+        out: Routing = functional_call(self.method, self.tensors, ("forward", input_BD, held_M, num_held))
+        return out

@@ -1,0 +1,136 @@
+"""A stack of clients at work: their copies, their optimiser, and one step of all of them at once."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedmoe.federation.job import ClientJob
+from fedmoe.federation.state import ServerState
+from fedmoe.moe.gate import Gate
+from fedmoe.training.objective import load_objective
+from fedmoe.training.optimiser import carry_over, make_optimiser
+from fedmoe.training.precision import computing_in
+from fedmoe.training.program import Program
+from fedmoe.training.stack import Stack, pool_of
+from fedmoe.training.stack_samples import StepBatch
+from fedmoe.training.trainer import Workplace
+
+__all__ = ["Buffers", "RunningStack"]
+
+
+class Buffers:
+    """The resident memory of one worker's stacks: the experts' copies and the gate's, by shape."""
+
+    def __init__(self, place: Workplace) -> None:
+        self.place = place
+        self.expert = place.make_expert().train()
+        self.stacks: dict[tuple[str, int], Stack] = {}
+
+    def experts(self, width: int, copies: int) -> Stack:
+        """Returns room for the experts of `width` clients, `copies` each."""
+        return self._room("expert", self.expert, width, copies)
+
+    def gates(self, gate: Gate, width: int) -> Stack:
+        """Returns room for the gate's copies of `width` clients."""
+        return self._room(f"gate of {gate.spec.num_experts}", gate, width, 1)
+
+    def free(self) -> None:
+        """Gives the memory back."""
+        self.stacks.clear()
+        if self.place.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _room(self, name: str, module: torch.nn.Module, width: int, copies: int) -> Stack:
+        key = (name, copies)
+        if key not in self.stacks or self.stacks[key].width < width:
+            self.stacks.pop(key, None)  # the old one's memory first
+            self.stacks[key] = Stack(module, width, copies, self.place.device)
+        return self.stacks[key]
+
+
+class RunningStack:
+    """Clients of one kind of job between what they received and what they give back.
+
+    Args:
+        place: what it works with.
+        buffers: where the copies lie.
+        jobs: one kind's; the last ones are repeated to fill `width`.
+        state: what the server sent.
+        width: rows, at least one a job.
+    """
+
+    def __init__(
+        self, place: Workplace, buffers: Buffers, jobs: Sequence[ClientJob], state: ServerState, width: int
+    ) -> None:
+        filled = [*jobs, *([jobs[-1]] * (width - len(jobs)))]
+        held = sorted({expert_id for job in jobs for expert_id in job.experts})
+        row_of = {expert_id: row for row, expert_id in enumerate(held)}
+        device, gate = place.device, place.gate_for(len(state.experts)).train() if jobs[0].gate else None
+        if gate is not None and state.gate is None:
+            raise ValueError("the job has a gate, but the server's state holds none")
+        self.place = place
+        self.program = Program(
+            objective=load_objective(jobs[0].objective),
+            expert=buffers.expert,
+            gate=gate,
+            num_experts=len(state.experts),
+            expert_pool=pool_of(buffers.expert, [state.experts[i] for i in held], device),
+            gate_pool={} if gate is None or state.gate is None else pool_of(gate, [state.gate], device),
+        )
+        self.own = {
+            "expert_ids": torch.tensor([job.experts for job in filled], device=device),
+            "rows": torch.tensor([[row_of[i] for i in job.experts] for job in filled], device=device),
+        }
+        priors = [place.log_prior_C(job) for job in filled]
+        if priors[0] is not None:
+            self.own["log_prior"] = torch.stack([prior for prior in priors if prior is not None])
+        self.experts = buffers.experts(width, len(jobs[0].experts))
+        self.experts.fill(self.program.expert_pool, self.own["rows"])
+        self.gates = None if gate is None else buffers.gates(gate, width)
+        if self.gates is not None:
+            self.gates.fill(self.program.gate_pool, torch.zeros((width, 1), dtype=torch.int64, device=device))
+        self.optimiser: torch.optim.Optimizer | None = None
+        self.narrow(width)
+
+    def narrow(self, rows: int) -> None:
+        """Goes on with the first `rows` rows only."""
+        self.rows = rows
+        self.trained = self.experts.trained(rows)
+        self.gate_trained = {} if self.gates is None else self.gates.trained(rows)
+        # Not fused on the CPU: there the last few values of a tensor are rounded in another way (torch 2.15), and whose
+        # they are depends on who else is in the stack. A tensor of all clients' is one pass or two either way.
+        optimiser = make_optimiser(
+            self.place.settings,
+            list(self.trained.values()),
+            list(self.gate_trained.values()),
+            fused=self.place.device.type == "cuda",
+        )
+        if self.optimiser is not None:
+            carry_over(self.optimiser, optimiser, rows)
+        self.optimiser = optimiser
+
+    def step(self, batch: StepBatch) -> Tensor:
+        """Makes one step of every row, and returns their losses."""
+        losses_N = self.losses(batch)
+        leaves = [*self.trained.values(), *self.gate_trained.values()]
+        gradients = torch.autograd.grad(losses_N.sum(), leaves, materialize_grads=True)
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            # A gradient from vmap may be a permuted view, and a fused step does not look at strides (torch 2.15).
+            leaf.grad = gradient.contiguous()
+        if self.optimiser is not None:
+            self.optimiser.step()
+        return losses_N.detach()
+
+    def losses(self, batch: StepBatch) -> Tensor:
+        """Returns the loss of every row, ready for a gradient."""
+        own = {name: value[: self.rows] for name, value in self.own.items()}
+        own |= {name: value for name, value in vars(batch).items() if value is not None}
+        fixed = self.experts.fixed(self.rows)
+        gate_fixed = {} if self.gates is None else self.gates.fixed(self.rows)
+        with computing_in(self.place.settings.precision, self.place.device):
+            return self.program.losses_N((self.trained, fixed), (self.gate_trained, gate_fixed), own)
+
+    def vectors(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
+        """Returns the rows first .. last-1 as vectors, copied: of experts (rows, K, P), of the gate (rows, 1, P)."""
+        return self.experts.vectors(first, last), None if self.gates is None else self.gates.vectors(first, last)

@@ -1,0 +1,83 @@
+"""A stack of clients, trained from what they received to what they give back."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedmoe.federation.job import ClientJob, ClientUpdate
+from fedmoe.federation.state import ServerState
+from fedmoe.training.running_stack import Buffers, RunningStack
+from fedmoe.training.stack_samples import load_stack
+from fedmoe.training.trainer import Workplace
+
+__all__ = ["train_stack"]
+
+Vectors = tuple[Tensor, Tensor | None]
+
+
+def train_stack(
+    place: Workplace,
+    buffers: Buffers,
+    jobs: Sequence[ClientJob],
+    state: ServerState,
+    fill: int = 0,
+    max_steps: int | None = None,
+) -> list[ClientUpdate]:
+    """Returns the updates of jobs of one kind, which must be sorted longest first.
+
+    The stack has an even number of rows: where it must, the last client is there twice, and one copy is dropped. A
+    product of many matrices shares them out over torch's threads; of an odd number, two threads may share one matrix,
+    and its last bits would depend on who else is in the stack.
+
+    Args:
+        place: what it works with.
+        buffers: where the copies lie.
+        jobs: the clients'.
+        state: what the server sent.
+        fill: rows that every batch is filled up to; 0: the clients are of equal size.
+        max_steps: steps after which a client stops, where only the speed is measured; `None`: all.
+    """
+    width = even(len(jobs))
+    stack = RunningStack(place, buffers, jobs, state, width)
+    samples = load_stack(place, jobs, len(state.experts), width, max_steps)
+    losses_N = torch.zeros(width, device=place.device)
+    finished: list[Vectors] = []
+    active = len(jobs)
+    for step in range(samples.steps[0] + 1):
+        still = sum(1 for count in samples.steps if count > step)
+        if still < active:  # read out before the rows of those who have finished are used as fillers
+            finished.append(stack.vectors(still, active))
+            active = still
+        if active == 0:
+            break
+        if even(active) < stack.rows:
+            stack.narrow(even(active))
+        losses_N[:active] += stack.step(samples.batch(step, active, stack.rows, fill))[:active]
+    experts, gates = joined(finished)
+    losses = (losses_N[: len(jobs)].cpu() / torch.tensor(samples.steps)).tolist()
+    return [
+        ClientUpdate(
+            client_id=job.client_id,
+            num_examples=samples.counts[i],
+            weight=samples.counts[i] if job.weighting == "examples" else 1,
+            gate=None if gates is None else gates[i, 0],
+            experts={expert_id: experts[i, k] for k, expert_id in enumerate(job.experts)},
+            metrics={"loss": losses[i]},
+        )
+        for i, job in enumerate(jobs)
+    ]
+
+
+def even(count: int) -> int:
+    """Returns the count, or one more, so that it is even."""
+    return count + count % 2
+
+
+def joined(finished: Sequence[Vectors]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Returns the vectors of experts and gates by row; the last rows finish first."""
+    experts = torch.cat([part for part, _ in reversed(finished)]).numpy()
+    gates = [part for _, part in reversed(finished) if part is not None]
+    return experts, torch.cat(gates).numpy() if gates else None

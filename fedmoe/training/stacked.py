@@ -1,0 +1,135 @@
+"""The stacked trainer: many clients trained as one program, their copies stacked over (client, expert).
+
+No published simulator does this in PyTorch; the loop trainer does the same work client after client, and gives the same
+updates but for the last bits (law 2). Clients of one kind of job (objective, number of experts, gate) are sorted,
+longest first, and cut into stacks. In a step only those still at work take part: they are the first rows. A batch that
+is not full is filled up, and the rows that fill do not count (`Batch.mean`).
+"""
+
+import bdb
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
+from fedmoe.federation.merging import diverged
+from fedmoe.federation.state import ServerState
+from fedmoe.training.job_kind import JobKind, examine, kind_of
+from fedmoe.training.memory import free_bytes, is_out_of_memory
+from fedmoe.training.running_stack import Buffers
+from fedmoe.training.schedule import filled_size, num_steps
+from fedmoe.training.stack_run import train_stack
+from fedmoe.training.trainer import Workplace
+
+__all__ = ["StackedTrainer"]
+
+_log = logging.getLogger(__name__)
+
+SHARE = 0.5  # of the free memory that a stack may take
+
+
+class StackedTrainer:
+    """Trains clients together, up to `width` at once.
+
+    Args:
+        place: what it works with.
+        width: clients of a stack at the most; 0: as many as memory allows. Where memory runs out all the same, it is
+            halved for good, and the stack is begun again.
+        max_steps: steps after which a client stops, where only the speed is measured; `None`: all.
+    """
+
+    def __init__(self, place: Workplace, *, width: int = 0, max_steps: int | None = None) -> None:
+        self.place = place
+        self.width = width
+        self.max_steps = max_steps
+        self.buffers = Buffers(place)
+        self.kinds: dict[str, JobKind] = {}
+
+    def train(self, jobs: Iterable[ClientJob], state: ServerState) -> Iterator[ClientUpdate | ClientFailure]:
+        """Yields the update of each job, stack after stack, or its failure where it raised or its weights diverged."""
+        for fill, waiting in self._groups(jobs, state):
+            while waiting:
+                limit = self._limit(waiting[0])
+                stacks = -(-len(waiting) // limit)
+                count = -(-len(waiting) // stacks)  # equal stacks rather than a small one at the end
+                yield from self._together(waiting[:count], state, fill)
+                waiting = waiting[count:]
+
+    def _groups(self, jobs: Iterable[ClientJob], state: ServerState) -> Iterator[tuple[int, list[ClientJob]]]:
+        """Yields jobs that can be stacked with each other, longest first, and what their batches are filled up to."""
+        by_kind: dict[str, list[ClientJob]] = {}
+        for job in jobs:
+            by_kind.setdefault(kind_of(job), []).append(job)
+        for key, alike in by_kind.items():
+            if key not in self.kinds:
+                self.kinds[key] = self._examine(max(alike, key=self._samples), state)
+            groups: dict[tuple[int, int], list[ClientJob]] = {}
+            for job in alike:
+                count = self._samples(job)
+                filled = (filled_size(count, self.place.settings.batch_size), 0)
+                groups.setdefault(filled if self.kinds[key].can_fill else (0, count), []).append(job)
+            for (fill, _), group in groups.items():
+                yield fill, sorted(group, key=lambda job: (-self._steps(job), job.client_id))
+
+    def _examine(self, job: ClientJob, state: ServerState) -> JobKind:
+        try:
+            return examine(self.place, job, state)
+        except bdb.BdbQuit:
+            raise
+        except Exception:  # whatever it is, it comes again, and is named, when these clients are trained
+            _log.exception("a stack of client %d alone could not be examined", job.client_id)
+            return JobKind(can_fill=False, client_bytes=0)
+
+    def _limit(self, job: ClientJob) -> int:
+        """Returns how many clients a stack of this kind may hold now."""
+        need = self.kinds[kind_of(job)].client_bytes
+        room = int(SHARE * free_bytes(self.place.device)) // need if need else self.width or 1
+        return max(1, min(room, self.width) if self.width else room)
+
+    def _together(
+        self, jobs: Sequence[ClientJob], state: ServerState, fill: int
+    ) -> Iterator[ClientUpdate | ClientFailure]:
+        """Yields the outcomes of a stack; one that raises is begun again in two halves, down to the client at fault."""
+        problem, started = None, time.perf_counter()
+        updates: list[ClientUpdate] = []
+        try:
+            updates = train_stack(self.place, self.buffers, jobs, state, fill, self.max_steps)
+        except bdb.BdbQuit:  # a person at the debugger has had enough
+            raise
+        except Exception as error:  # a client's failure must not end the round: it is named, counted, recorded
+            problem = f"{type(error).__name__}: {error}"
+            if is_out_of_memory(error):
+                self.width = max(1, len(jobs) // 2)
+                _log.warning("a stack of %d clients does not fit the memory: %d from now on", len(jobs), self.width)
+            elif len(jobs) == 1:
+                _log.exception("client %d failed in round %d (train)", jobs[0].client_id, jobs[0].round_num)
+        if problem is None:
+            seconds = (time.perf_counter() - started) / len(jobs)
+            yield from (checked(update, seconds, jobs[0].round_num) for update in updates)
+        elif len(jobs) == 1:
+            yield failure(jobs[0].client_id, jobs[0].round_num, problem)
+        else:
+            self.buffers.free()
+            half = len(jobs) // 2
+            yield from self._together(jobs[:half], state, fill)
+            yield from self._together(jobs[half:], state, fill)
+
+    def _samples(self, job: ClientJob) -> int:
+        return len(self.place.population.shards[job.client_id])
+
+    def _steps(self, job: ClientJob) -> int:
+        return num_steps(self._samples(job), self.place.epochs(job), self.place.settings.batch_size)
+
+
+def checked(update: ClientUpdate, seconds: float, round_num: int) -> ClientUpdate | ClientFailure:
+    """Returns the update with the seconds it took, or the client's failure where its weights diverged."""
+    problem = diverged(update)
+    if problem is not None:
+        return failure(update.client_id, round_num, problem)
+    metrics = {**update.metrics, "seconds": seconds}
+    return ClientUpdate(**(vars(update) | {"metrics": metrics}))
+
+
+def failure(client_id: int, round_num: int, problem: str) -> ClientFailure:
+    """Returns the record of a client whose training failed."""
+    return ClientFailure(stage="train", client_id=client_id, round_num=round_num, error=problem)

@@ -1,0 +1,148 @@
+"""The choice between the trainers: by figures, which are kept; what cannot be stacked is told."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+import torch
+
+from fedmoe.federation.job import ClientJob, Term
+from fedmoe.recording.wording import trainer_text
+from fedmoe.settings import TrainSettings
+from fedmoe.training import choice
+from fedmoe.training.choice import TrainerChoice, choose_trainer, forced_choice, make_trainer
+from fedmoe.training.loop import LoopTrainer
+from fedmoe.training.objective import Batch, LocalModel
+from fedmoe.training.stacked import StackedTrainer
+from tests.training.test_trainers import MIXTURE, ROWS, Field, Row, prepared  # noqa: F401
+
+
+@pytest.fixture
+def field(prepared: Any) -> Field:  # noqa: F811
+    ready: Field = prepared(Row((MIXTURE,), settings={"train.trainer": "auto"}))
+    return ready
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, loop: float, stacked: dict[int, float]) -> list[tuple[str, int]]:
+    """Has the trainers take so many seconds; returns the list of what was tried."""
+    tried: list[tuple[str, int]] = []
+
+    def seconds(place: Any, candidate: TrainerChoice, jobs: Any, state: Any) -> float:
+        tried.append((candidate.kind, candidate.width))
+        assert len(jobs) == max(1, candidate.width)
+        return loop if candidate.kind == "loop" else stacked[candidate.width]
+
+    monkeypatch.setattr(choice, "_seconds_a_step", seconds)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("loop", "stacked", "kind", "width"),
+    [
+        (1.0, {2: 0.6, 8: 0.2, 12: 0.1}, "stacked", 12),
+        (1.0, {2: 0.6, 8: 0.2, 12: 0.25}, "stacked", 8),
+        (0.1, {2: 0.6, 8: 0.2, 12: 0.1}, "loop", 0),
+        (1.0, {2: 1.2, 8: 0.9, 12: 1.1}, "stacked", 8),
+    ],
+)
+def test_the_faster_one_is_chosen(
+    field: Field, monkeypatch: pytest.MonkeyPatch, loop: float, stacked: dict[int, float], kind: str, width: int
+) -> None:
+    fake(monkeypatch, loop, stacked)
+    chosen = choose_trainer(field.place, field.jobs(ROWS["mixture"]), field.state)
+    assert (chosen.kind, chosen.width, chosen.known) == (kind, width, False)
+    assert {"trainer": "loop", "width": 0, "layout": "contiguous", "seconds": loop} in chosen.figures
+
+
+def test_much_slower_stacks_end_the_search(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = fake(monkeypatch, 1.0, {2: 1.6})
+    assert choose_trainer(field.place, field.jobs(ROWS["mixture"]), field.state).kind == "loop"
+    assert tried == [("loop", 0), ("stacked", 2)]
+
+
+def test_figures_are_kept_and_used_again(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = fake(monkeypatch, 1.0, {2: 0.5, 8: 0.4, 12: 0.3})
+    jobs = field.jobs(ROWS["mixture"])
+    first = choose_trainer(field.place, jobs, field.state)
+    again = choose_trainer(field.place, jobs, field.state)
+    assert len(tried) == 4
+    assert again == replace(first, known=True)
+    other = replace(field.place, settings=replace(field.place.settings, batch_size=5))
+    assert not choose_trainer(other, jobs, field.state).known
+
+
+def test_a_measured_choice_has_figures_of_both(field: Field) -> None:
+    chosen = choose_trainer(field.place, field.jobs(ROWS["mixture"]), field.state)
+    assert {figure["trainer"] for figure in chosen.figures} == {"loop", "stacked"}
+    assert all(0 < figure["seconds"] < 10 for figure in chosen.figures)
+    assert chosen.clients == 12
+    best = min(chosen.figures, key=lambda figure: figure["seconds"])
+    assert (chosen.kind, chosen.width) == (best["trainer"], best["width"])
+
+
+def test_the_kind_with_the_most_work_is_measured(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ClientJob] = []
+
+    def seconds(place: Any, candidate: TrainerChoice, jobs: list[ClientJob], state: Any) -> float:
+        seen.extend(jobs)
+        return 1.0
+
+    monkeypatch.setattr(choice, "_seconds_a_step", seconds)
+    mixed = [*field.jobs(ROWS["anchor"])[:3], *field.jobs(ROWS["mixture"])[3:]]
+    choose_trainer(field.place, mixed, field.state)
+    assert seen
+    assert all(job.objective == (MIXTURE,) for job in seen)
+
+
+class ReadsBack:
+    """An objective that reads a tensor back into Python: it cannot be mapped over clients."""
+
+    def __call__(self, model: LocalModel, batch: Batch) -> torch.Tensor:
+        loss = batch.mean(
+            torch.nn.functional.cross_entropy(model.logits_KBC(batch.x_BCHW)[0], batch.y_B, reduction="none")
+        )
+        return loss * 2 if loss.item() > 1 else loss
+
+
+def test_what_cannot_be_stacked_is_trained_in_the_loop_and_told(field: Field) -> None:
+    row = Row((Term("tests.training.test_choice:ReadsBack"),), held=1, gate=False)
+    chosen = choose_trainer(field.place, field.jobs(row), field.state)
+    assert chosen.kind == "loop"
+    assert "item()" in next(figure["error"] for figure in chosen.figures if "error" in figure)
+    assert "as one program they cannot be: RuntimeError" in trainer_text(asdict(chosen))
+
+
+def test_what_no_trainer_can_train_is_an_error(field: Field) -> None:
+    row = Row((Term("tests.faulty:Fault", {"kind": "raise"}),))
+    with pytest.raises(RuntimeError, match=r"no trainer can train these clients: .*cannot count"):
+        choose_trainer(field.place, field.jobs(row), field.state)
+
+
+@pytest.mark.parametrize(
+    ("settings", "images", "kind"),
+    [
+        ({"trainer": "loop"}, False, "loop"),
+        ({"trainer": "loop"}, True, None),
+        ({"trainer": "loop", "layout": "channels-last"}, True, "loop"),
+        ({"trainer": "stacked"}, True, None),
+        ({"trainer": "stacked", "stack": 7}, True, "stacked"),
+        ({}, False, None),
+    ],
+)
+def test_settings_that_leave_no_doubt_are_not_measured(
+    settings: dict[str, Any], images: bool, kind: str | None
+) -> None:
+    chosen = forced_choice(TrainSettings(**settings), images)
+    assert (chosen and chosen.kind) == kind
+    if kind == "stacked":
+        assert chosen is not None
+        assert chosen.width == 7
+
+
+def test_a_choice_travels_as_json_and_makes_its_trainer(field: Field) -> None:
+    for chosen, kind in [
+        (TrainerChoice(kind="stacked", width=5, figures=({"trainer": "stacked", "seconds": 1.0},)), StackedTrainer),
+        (TrainerChoice(kind="loop", layout="channels-last"), LoopTrainer),
+    ]:
+        assert TrainerChoice.from_json(asdict(chosen)) == chosen
+        assert isinstance(make_trainer(field.place, chosen), kind)

@@ -1,0 +1,308 @@
+"""Law 2: the stacked trainer gives the loop trainer's updates, but for rounding: every objective, ragged clients."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from dataclasses import field as attribute
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Term
+from fedmoe.federation.state import ServerState
+from fedmoe.flower.preparation import prepare_run
+from fedmoe.moe.construction import build_expert, build_gate, gate_class
+from fedmoe.moe.gate import GateSpec
+from fedmoe.references import known_names
+from fedmoe.training import stacked
+from fedmoe.training.job_kind import examine
+from fedmoe.training.loop import LoopTrainer
+from fedmoe.training.objective import Batch, LocalModel
+from fedmoe.training.stacked import StackedTrainer
+from fedmoe.training.trainer import LocalTrainer, Workplace
+from tests.small import small_settings
+
+TOLERANCE = 5e-6  # of any weight, after a few steps in float32; weights are of the order of 1
+CLIENTS = range(12)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job, and the settings it is tried with."""
+
+    terms: tuple[Term, ...]
+    held: int = 2
+    gate: bool = True
+    settings: dict[str, Any] = attribute(default_factory=dict)
+
+
+MIXTURE = Term("mixture")
+ROWS: dict[str, Row] = {
+    "dense": Row((Term("dense"),), held=1, gate=False),
+    "dense, which leaves out one of two": Row((Term("dense"),), settings={"train.weight-decay": 0.1}),
+    "anchor": Row((Term("anchor"),), held=1),
+    "anchor with gate labels": Row((Term("anchor", {"gate_labels": True}),), held=1),
+    "mixture": Row((MIXTURE,)),
+    "mixture of logits over the pool": Row((Term("mixture", {"output": "logit", "renormalise": False}),), held=3),
+    "mixture and prox": Row((MIXTURE, Term("prox", {"mu": 0.5}))),
+    "dense and prox": Row((Term("dense"), Term("prox", {"mu": 0.5})), held=1, gate=False),
+    "Nesterov, weight decay, three epochs": Row(
+        (MIXTURE,), settings={"train.nesterov": True, "train.weight-decay": 0.01, "train.epochs": 3}
+    ),
+    "AdamW": Row((MIXTURE,), settings={"train.optimiser": "adamw", "train.weight-decay": 0.01, "train.epochs": 2}),
+    "augmentation": Row((MIXTURE,), settings={"train.augmentation": "crop-flip", "train.epochs": 2}),
+    "logit adjustment": Row((MIXTURE,), settings={"train.logit-adjustment": True}),
+    "random gate": Row((MIXTURE,), settings={"gate.name": "random"}),
+    "oracle gate": Row((MIXTURE,), settings={"gate.name": "oracle"}),
+    "frozen gate": Row((MIXTURE,), settings={"gate.name": "frozen"}),
+    "CNN": Row((MIXTURE,), settings={"experts.model": "cnn", "experts.width": 2}),
+    "GroupNorm": Row((MIXTURE,), settings={"experts.model": "resnet8", "experts.width": 16, "clients.samples": 20}),
+    "BatchNorm": Row(
+        (MIXTURE,),
+        settings={
+            "experts.model": "resnet8",
+            "experts.width": 4,
+            "experts.norm": "batch",
+            "clients.samples": 24,
+            "train.batch-size": 24,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A workplace, and what the server sends to it."""
+
+    place: Workplace
+    state: ServerState
+
+    def jobs(self, row: Row, weighting: str = "examples") -> list[ClientJob]:
+        pool = len(self.state.experts)
+        return [
+            ClientJob(
+                client_id=client,
+                round_num=3,
+                experts=tuple((client + k) % pool for k in range(row.held)),
+                objective=row.terms,
+                gate=row.gate,
+                weighting=weighting,
+            )
+            for client in CLIENTS
+        ]
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Field]]:
+    monkeypatch.setenv("FEDMOE_HOME", str(tmp_path))
+    torch.set_num_threads(1)
+
+    def prepare(row: Row, seed: int = 0) -> Field:
+        settings = small_settings(
+            seed=seed, **{k.replace(".", "__").replace("-", "_"): v for k, v in row.settings.items()}
+        )
+        preparation = prepare_run(settings, torch.device("cpu"), lambda text: None)
+        gate = GateSpec(
+            in_features=preparation.store.gate_width(gate_class(settings.gate.name).reads, settings.experts.num),
+            num_experts=settings.experts.num,
+            hidden=settings.gate.hidden,
+        )
+        resident = build_gate(settings.gate.name, gate, 0)
+        place = Workplace(
+            make_expert=lambda: build_expert(settings.experts.model, preparation.spec, 0),
+            gate_for=lambda num_experts: resident,
+            settings=settings.train,
+            store=preparation.store,
+            population=preparation.population,
+            seed=settings.seed,
+        )
+        return Field(place, preparation.initial_state(settings.experts.num, True, "random"))
+
+    return prepare
+
+
+def updates_of(trainer: LocalTrainer, jobs: list[ClientJob], state: ServerState) -> dict[int, ClientUpdate]:
+    outcomes = list(trainer.train(jobs, state))
+    assert [o for o in outcomes if isinstance(o, ClientFailure)] == []
+    return {o.client_id: o for o in outcomes if isinstance(o, ClientUpdate)}
+
+
+def check_equal(one: dict[int, ClientUpdate], two: dict[int, ClientUpdate], tolerance: float = TOLERANCE) -> None:
+    assert sorted(one) == sorted(two)
+    for client, update in one.items():
+        other = two[client]
+        assert (update.num_examples, update.weight) == (other.num_examples, other.weight)
+        assert update.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-4, abs=1e-6)
+        assert update.vectors().keys() == other.vectors().keys()
+        for name, vector in update.vectors().items():
+            assert vector.dtype == other.vectors()[name].dtype == np.float32
+            np.testing.assert_allclose(
+                vector, other.vectors()[name], rtol=0, atol=tolerance, err_msg=f"{client} {name}"
+            )
+
+
+def test_every_objective_is_tried() -> None:
+    tried = {term.name for row in ROWS.values() for term in row.terms}
+    assert sorted(tried) == known_names("fedmoe.training.objectives")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", ROWS)
+def test_stacked_clients_come_out_as_in_the_loop(prepared: Callable[..., Field], name: str, seed: int) -> None:
+    field = prepared(ROWS[name], seed)
+    jobs = field.jobs(ROWS[name])
+    sizes = {len(field.place.population.shards[client]) % field.place.settings.batch_size for client in CLIENTS}
+    assert len(sizes) > 3 or "clients.samples" in ROWS[name].settings, "the clients must be ragged"
+    loop = updates_of(LoopTrainer(field.place), jobs, field.state)
+    check_equal(loop, updates_of(StackedTrainer(field.place), jobs, field.state))
+    moved = [
+        not np.array_equal(loop[j.client_id].experts[j.experts[0]], field.state.experts[j.experts[0]]) for j in jobs
+    ]
+    assert sum(moved) > 6, "a client of one label may have nothing to learn, but not most of them"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["mixture", "dense", "GroupNorm"])
+def test_who_else_is_in_the_stack_changes_no_bit(prepared: Callable[..., Field], name: str, threads: int) -> None:
+    field = prepared(ROWS[name])
+    torch.set_num_threads(threads)
+    jobs = field.jobs(ROWS[name])
+    whole = updates_of(StackedTrainer(field.place), jobs, field.state)
+    for width in (1, 5):
+        parts = updates_of(StackedTrainer(field.place, width=width), jobs[::-1], field.state)
+        for client, update in parts.items():
+            for part, vector in update.vectors().items():
+                assert vector.tobytes() == whole[client].vectors()[part].tobytes(), (width, client, part)
+
+
+def test_jobs_of_several_kinds_and_rounds_share_the_buffers(prepared: Callable[..., Field]) -> None:
+    field = prepared(ROWS["mixture"])
+    trainer, loop = StackedTrainer(field.place), LoopTrainer(field.place)
+    mixed = [*field.jobs(ROWS["mixture"])[:5], *field.jobs(ROWS["anchor"])[5:8], *field.jobs(ROWS["dense"])[8:]]
+    for jobs in (mixed, mixed[3:9], field.jobs(ROWS["mixture"])):
+        check_equal(updates_of(loop, jobs, field.state), updates_of(trainer, jobs, field.state))
+
+
+def test_an_update_is_not_overwritten_by_the_next_stack(prepared: Callable[..., Field]) -> None:
+    field = prepared(ROWS["mixture"])
+    jobs = field.jobs(ROWS["mixture"])
+    kept = updates_of(StackedTrainer(field.place, width=3), jobs, field.state)
+    check_equal(updates_of(LoopTrainer(field.place), jobs, field.state), kept)
+
+
+def test_bf16_comes_near_float32(prepared: Callable[..., Field]) -> None:
+    row = Row((MIXTURE,), settings={"train.precision": "bf16"})
+    field = prepared(row)
+    exact = prepared(ROWS["mixture"])
+    jobs = field.jobs(row)
+    for trainer in (LoopTrainer(field.place), StackedTrainer(field.place)):
+        got = updates_of(trainer, jobs, field.state)
+        wanted = updates_of(LoopTrainer(exact.place), jobs, exact.state)
+        check = {
+            n: float(np.abs(v - wanted[c].vectors()[n]).max()) for c, u in got.items() for n, v in u.vectors().items()
+        }
+        assert 1e-5 < max(check.values()) < 0.02
+
+
+# ---- what cannot be filled up --------------------------------------------------------------------
+
+
+class OwnMean:
+    """An objective that averages in its own way: rows that fill a batch up would count."""
+
+    def __call__(self, model: LocalModel, batch: Batch) -> Tensor:
+        return torch.nn.functional.cross_entropy(model.logits_KBC(batch.x_BCHW)[0], batch.y_B)
+
+
+@pytest.mark.parametrize("term", [Term("tests.training.test_trainers:OwnMean")])
+def test_an_objective_that_averages_in_its_own_way_is_noticed(prepared: Callable[..., Field], term: Term) -> None:
+    row = Row((term,), held=1, gate=False)
+    field = prepared(row)
+    jobs = field.jobs(row)
+    assert not examine(field.place, jobs[0], field.state).can_fill
+    check_equal(
+        updates_of(LoopTrainer(field.place), jobs, field.state),
+        updates_of(StackedTrainer(field.place), jobs, field.state),
+    )
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_can_be_filled_up_is_known(prepared: Callable[..., Field], name: str) -> None:
+    field = prepared(ROWS[name])
+    kind = examine(field.place, field.jobs(ROWS[name])[0], field.state)
+    assert kind.can_fill == (name != "BatchNorm")
+    assert kind.client_bytes > 0
+
+
+# ---- memory, and failures ------------------------------------------------------------------------
+
+
+def test_out_of_memory_halves_the_stack_and_goes_on(
+    prepared: Callable[..., Field], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = prepared(ROWS["mixture"])
+    jobs, real, seen = field.jobs(ROWS["mixture"]), stacked.train_stack, []
+
+    def small(where: Any, buffers: Any, some: list[ClientJob], *rest: Any) -> Any:
+        seen.append(len(some))
+        if len(some) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(where, buffers, some, *rest)
+
+    monkeypatch.setattr(stacked, "train_stack", small)
+    trainer = StackedTrainer(field.place)
+    check_equal(updates_of(LoopTrainer(field.place), jobs, field.state), updates_of(trainer, jobs, field.state))
+    assert seen[:3] == [12, 6, 3]
+    assert trainer.width == 3
+    seen.clear()
+    updates_of(trainer, jobs, field.state)
+    assert seen == [3, 3, 3, 3], "once is enough"
+
+
+def test_the_width_follows_the_free_memory(prepared: Callable[..., Field], monkeypatch: pytest.MonkeyPatch) -> None:
+    field = prepared(ROWS["mixture"])
+    jobs, real, seen = field.jobs(ROWS["mixture"]), stacked.train_stack, []
+
+    def watched(where: Any, buffers: Any, some: list[ClientJob], *rest: Any) -> Any:
+        seen.append(len(some))
+        return real(where, buffers, some, *rest)
+
+    need = examine(field.place, jobs[0], field.state).client_bytes
+    monkeypatch.setattr(stacked, "train_stack", watched)
+    monkeypatch.setattr(stacked, "free_bytes", lambda device: 9 * need)
+    updates_of(StackedTrainer(field.place), jobs, field.state)
+    assert max(seen) <= 4
+    assert sum(seen) == 12
+
+
+def test_one_client_that_fails_does_not_take_its_stack_with_it(
+    prepared: Callable[..., Field], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = prepared(ROWS["mixture"])
+    jobs, loop = field.jobs(ROWS["mixture"]), LoopTrainer(field.place)
+    wanted = updates_of(loop, jobs, field.state)
+    real = stacked.train_stack
+
+    def one_fails(where: Any, buffers: Any, some: list[ClientJob], *rest: Any) -> Any:
+        if any(job.client_id == 7 for job in some):
+            raise OSError("client 7's disk is gone")
+        return real(where, buffers, some, *rest)
+
+    monkeypatch.setattr(stacked, "train_stack", one_fails)
+    outcomes = list(StackedTrainer(field.place).train(jobs, field.state))
+    (failure,) = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
+    assert (failure.client_id, failure.round_num, failure.error) == (7, 3, "OSError: client 7's disk is gone")
+    others = {outcome.client_id: outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)}
+    check_equal({c: u for c, u in wanted.items() if c != 7}, others)
+
+
+@pytest.mark.parametrize("trainer", [LoopTrainer, StackedTrainer])
+def test_a_client_whose_weights_diverge_is_a_failure(prepared: Callable[..., Field], trainer: Any) -> None:
+    row = Row((Term("tests.faulty:Fault", {"kind": "nan"}),))
+    field = prepared(row)
+    outcomes = list(trainer(field.place).train(field.jobs(row)[:3], field.state))
+    assert all(isinstance(outcome, ClientFailure) and "NaN" in outcome.error for outcome in outcomes)
+    assert len(outcomes) == 3
