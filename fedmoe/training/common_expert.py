@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -230,15 +230,13 @@ def _accuracy(expert: Expert, dataset: Dataset, ids: Ids, mean: Tensor, std: Ten
 @torch.no_grad()
 def forward_all(
     expert: Expert, images: NDArray[np.uint8], mean: Tensor, std: Tensor, device: torch.device, batch: int = 256
-) -> "list[tuple[NDArray[np.float32], NDArray[np.float32]]]":
-    """Returns (embeddings, logits) of the images, in chunks of `batch`, in evaluation mode."""
+) -> "Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]":
+    """Yields (embeddings, logits) of the images, in chunks of `batch`, in evaluation mode."""
     expert.eval()
-    chunks = []
     for start in range(0, len(images), batch):
         x = torch.from_numpy(np.array(images[start : start + batch])).to(device)  # a copy: the mapped file is read-only
         embedding = expert.embed((x.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))
-        chunks.append((embedding.float().cpu().numpy(), expert.head(embedding).float().cpu().numpy()))
-    return chunks
+        yield embedding.float().cpu().numpy(), expert.head(embedding).float().cpu().numpy()
 
 
 def _save(expert: Expert, file: Path, report: Mapping[str, Any]) -> None:

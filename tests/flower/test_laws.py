@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -96,13 +98,26 @@ def test_one_expert_without_a_gate_is_fedavg_bit_for_bit(tmp_path: Path, seed: i
     assert got.gate is None
     assert len(got.experts) == 1
     assert got.experts[0].tobytes() == expected.tobytes()
+    stacked = newest_state(run_small(tmp_path / "stacked", nodes=2, settings=config | {"train.trainer": "stacked"}))
+    np.testing.assert_allclose(stacked.experts[0], expected, rtol=0, atol=1e-5)
 
 
 # ---- law 3: same seed, same bytes, on any number of nodes ----------------------------------------
 
 KINDS = {
     "fedjets": {"evaluate.baselines": "fedavg", "evaluate.ema": 0.5},
+    "fedjets, stacked": {"evaluate.baselines": "fedavg", "train.trainer": "stacked", "train.epochs": 2},
+    "fedjets, chosen": {"train.trainer": "auto"},
+    "AdamW, stacked": {"train.trainer": "stacked", "train.stack": 3, "train.optimiser": "adamw"},
     "random gate, CNN": {"gate.name": "random", "experts.model": "cnn", "experts.width": 2, "num-server-rounds": 2},
+    "random gate, CNN, stacked": {
+        "gate.name": "random",
+        "experts.model": "cnn",
+        "experts.width": 2,
+        "num-server-rounds": 2,
+        "train.trainer": "stacked",
+        "train.augmentation": "crop-flip",
+    },
     "BatchNorm, by examples": {
         "experts.model": "resnet8",
         "experts.width": 2,
@@ -115,8 +130,24 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(("seed", "kind"), [(0, "fedjets"), (7, "fedjets"), (1, "random gate, CNN"),
-                                            (2, "BatchNorm, by examples")])  # fmt: skip
+KINDS["BatchNorm, stacked"] = KINDS["BatchNorm, by examples"] | {"train.trainer": "stacked"}
+
+
+@pytest.mark.parametrize(
+    ("seed", "kind"),
+    [
+        (0, "fedjets"),
+        (7, "fedjets"),
+        (0, "fedjets, stacked"),
+        (5, "fedjets, stacked"),
+        (3, "fedjets, chosen"),
+        (4, "AdamW, stacked"),
+        (1, "random gate, CNN"),
+        (1, "random gate, CNN, stacked"),
+        (2, "BatchNorm, by examples"),
+        (2, "BatchNorm, stacked"),
+    ],
+)
 def test_the_number_of_nodes_changes_no_byte(tmp_path: Path, seed: int, kind: str) -> None:
     config = small_config(seed=seed) | KINDS[kind]
     runs, sums = [], []
@@ -136,6 +167,40 @@ def test_the_number_of_nodes_changes_no_byte(tmp_path: Path, seed: int, kind: st
             assert rounds_of(other / part) == rounds_of(one / part)
     assert all(line["failures"] == [] for line in rounds_of(one))
     assert all((other / "clients.csv").read_bytes() == (one / "clients.csv").read_bytes() for other in others)
+
+
+@pytest.mark.parametrize("kind", ["fedjets", "fedjets, stacked", "random gate, CNN"])
+def test_nodes_at_work_at_the_same_time_change_no_byte(tmp_path: Path, kind: str) -> None:
+    class Threads(LocalGrid):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, workers=3)
+
+        def _answer(self, message: Message) -> Message:
+            seen.add(threading.get_ident())
+            return super()._answer(message)
+
+    config, seen = small_config(seed=3) | KINDS[kind], set[int]()
+    one = run_small(tmp_path / "one", nodes=1, settings=config, home=tmp_path / "home")
+    four = run_small(tmp_path / "four", nodes=4, grid=Threads, settings=config, home=tmp_path / "home")
+    assert 1 < len(seen) <= 3
+    assert threading.get_ident() not in seen
+    assert newest_bytes(four) == newest_bytes(one)
+    assert rounds_of(four) == rounds_of(one)
+
+
+def test_a_resumed_run_keeps_the_trainer_that_it_began_with(tmp_path: Path) -> None:
+    config = small_config(seed=2, train__trainer="auto")
+    whole = run_small(tmp_path / "whole", settings=config, home=tmp_path / "home")
+    begun = json.loads((whole / "trainer.json").read_text())
+    other = {"loop": "stacked", "stacked": "loop"}[begun["kind"]]
+    with pytest.raises(Killed), kill_in_training("fedjets", 2):
+        run_small(tmp_path, settings=config, home=tmp_path / "home")
+    (killed,) = (tmp_path / "runs").iterdir()
+    (kept,) = (tmp_path / "home" / "cache" / "trainers").iterdir()
+    kept.write_text(json.dumps(begun | {"kind": other}))
+    run = run_small(tmp_path, settings=config | {"resume": str(killed)}, home=tmp_path / "home")
+    assert json.loads((run / "trainer.json").read_text()) == begun | {"known": True}
+    assert newest_bytes(run) == newest_bytes(whole)
 
 
 def test_another_seed_gives_other_bytes(tmp_path: Path) -> None:
@@ -189,7 +254,13 @@ def gated(message: Message) -> bool:
     return "gate" in message.content.array_records["arrays"]
 
 
-RESUMED = {"num-server-rounds": 4, "evaluate.baselines": "fedavg", "evaluate.ema": 0.5, "seed": 5}
+RESUMED = {
+    "num-server-rounds": 4,
+    "evaluate.baselines": "fedavg",
+    "evaluate.ema": 0.5,
+    "seed": 5,
+    "train.trainer": "auto",
+}
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +313,39 @@ def test_a_resumed_run_ends_as_if_it_had_never_been_killed(
     assert (run / "clients.csv").read_bytes() == (whole / "clients.csv").read_bytes()
 
 
+RARELY_KEPT = {
+    "before any checkpoint": ([kill_in_training("fedjets", 3)], 0),
+    "between line and checkpoint": ([kill_before_checkpoint("fedjets", 3)], 0),
+    "after the only checkpoint but the last": ([kill_in_training("fedjets", 4)], 3),
+    "between the last line and its checkpoint": ([kill_before_checkpoint("fedjets", 4)], 3),
+    "in a baseline": ([kill_in_training("fedavg", 3), kill_before_checkpoint("fedavg", 4)], 4),
+}
+
+
+@pytest.mark.parametrize("kind", RARELY_KEPT)
+def test_a_run_with_few_checkpoints_goes_on_from_the_newest_and_ends_as_one_with_all(
+    tmp_path: Path, uninterrupted: tuple[Path, Path], kind: str
+) -> None:
+    whole, home = uninterrupted
+    kills, newest = RARELY_KEPT[kind]
+    config = small_config() | RESUMED | {"checkpoint-every": 3}
+    for kill in kills:
+        with pytest.raises(Killed), kill:
+            run_small(tmp_path, settings=config, home=home)
+        (killed,) = (tmp_path / "runs").iterdir()
+        kept = sorted(path.name for path in killed.glob("checkpoints/*"))
+        assert kept == [f"round-{number:06d}.safetensors" for number in (3, 4) if number <= newest]
+        config["resume"] = str(killed)
+    run = run_small(tmp_path, settings=config, home=home)
+    for part in (run, run / "baselines" / "fedavg"):
+        other = whole / part.relative_to(run)
+        assert newest_bytes(part) == newest_bytes(other)
+        assert rounds_of(part) == rounds_of(other)
+        assert [path.stem[-1] for path in sorted((part / "checkpoints").iterdir())] == ["3", "4"]
+    assert summary_of(run) == summary_of(whole)
+    assert (run / "clients.csv").read_bytes() == (whole / "clients.csv").read_bytes()
+
+
 def test_a_torn_last_line_is_cut_off_and_written_again(tmp_path: Path, uninterrupted: tuple[Path, Path]) -> None:
     whole, home = uninterrupted
     config = small_config() | RESUMED
@@ -258,7 +362,7 @@ def test_a_torn_last_line_is_cut_off_and_written_again(tmp_path: Path, uninterru
 def test_a_whole_run_that_is_resumed_trains_nothing(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     whole, home = uninterrupted
     before = newest_bytes(whole), rounds_of(whole), summary_of(whole)
-    with mock.patch("fedmoe.training.loop.LoopTrainer.train", side_effect=AssertionError("trained")):
+    with mock.patch("fedmoe.flower.node.Node.train", side_effect=AssertionError("trained")):
         run_small(tmp_path, settings=small_config() | RESUMED | {"resume": str(whole)}, home=home)
     assert (newest_bytes(whole), rounds_of(whole), summary_of(whole)) == before
 

@@ -39,10 +39,10 @@ def fake(monkeypatch: pytest.MonkeyPatch, loop: float, stacked: dict[int, float]
 @pytest.mark.parametrize(
     ("loop", "stacked", "kind", "width"),
     [
-        (1.0, {2: 0.6, 8: 0.2, 12: 0.1}, "stacked", 12),
-        (1.0, {2: 0.6, 8: 0.2, 12: 0.25}, "stacked", 8),
-        (0.1, {2: 0.6, 8: 0.2, 12: 0.1}, "loop", 0),
-        (1.0, {2: 1.2, 8: 0.9, 12: 1.1}, "stacked", 8),
+        (1.0, {2: 0.6, 4: 0.2, 12: 0.1}, "stacked", 12),
+        (1.0, {2: 0.6, 4: 0.2, 12: 0.25}, "stacked", 4),
+        (0.1, {2: 0.6, 4: 0.2, 12: 0.1}, "loop", 0),
+        (1.0, {2: 3.0, 4: 2.0, 12: 0.5}, "stacked", 12),
     ],
 )
 def test_the_faster_one_is_chosen(
@@ -55,13 +55,13 @@ def test_the_faster_one_is_chosen(
 
 
 def test_much_slower_stacks_end_the_search(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = fake(monkeypatch, 1.0, {2: 1.6})
+    tried = fake(monkeypatch, 1.0, {2: 1.6, 4: 1.6})
     assert choose_trainer(field.place, field.jobs(ROWS["mixture"]), field.state).kind == "loop"
-    assert tried == [("loop", 0), ("stacked", 2)]
+    assert tried == [("loop", 0), ("stacked", 2), ("stacked", 4)]
 
 
 def test_figures_are_kept_and_used_again(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = fake(monkeypatch, 1.0, {2: 0.5, 8: 0.4, 12: 0.3})
+    tried = fake(monkeypatch, 1.0, {2: 0.5, 4: 0.4, 12: 0.3})
     jobs = field.jobs(ROWS["mixture"])
     first = choose_trainer(field.place, jobs, field.state)
     again = choose_trainer(field.place, jobs, field.state)
