@@ -27,9 +27,10 @@ from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.vectors import load_vector
 from fedmoe.seeding import derive_seed, numpy_stream
 from fedmoe.settings import Settings
-from fedmoe.training.choice import TrainerChoice, choose_trainer, make_trainer
+from fedmoe.training.choice import choose_trainer
 from fedmoe.training.common_expert import expert_spec
 from fedmoe.training.samples import Lots, SampleStore
+from fedmoe.training.speed import TrainerChoice, make_trainer
 from fedmoe.training.trainer import LocalTrainer, Workplace
 
 __all__ = ["Node"]
@@ -68,7 +69,7 @@ class Node:
             population=self.population,
             seed=settings.seed,
         )
-        self.trainers: dict[tuple[str, int, str], LocalTrainer] = {}
+        self.trainers: dict[tuple[str, int, str, bool], LocalTrainer] = {}
         self.scratch = self._build_expert()
 
     def rank(self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
@@ -92,11 +93,11 @@ class Node:
     def measure(self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Returns which trainer is the fastest here for jobs like these, and the figures."""
         jobs = [job_from_json(job) for job in order["jobs"]]
-        return asdict(choose_trainer(self.place, jobs, partial_state(arrays, order["num_experts"])))
+        return asdict(choose_trainer(self.place, jobs, partial_state(arrays, order["num_experts"]), order["rounds"]))
 
     def trainer(self, choice: TrainerChoice) -> LocalTrainer:
         """Returns the resident trainer of this choice."""
-        key = (choice.kind, choice.width, choice.layout)
+        key = (choice.kind, choice.width, choice.layout, choice.compiled)
         if key not in self.trainers:
             self.trainers = {key: make_trainer(self.place, choice)}  # one at a time: another method's gives way
         return self.trainers[key]

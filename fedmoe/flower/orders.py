@@ -18,7 +18,7 @@ from fedmoe.federation.state import ServerState
 from fedmoe.flower.federation import Federation
 from fedmoe.flower.roster import Roster
 from fedmoe.flower.wire import decode, encode, failure_from_json, job_to_json
-from fedmoe.training.choice import TrainerChoice
+from fedmoe.training.speed import TrainerChoice
 
 __all__ = [
     "Replies",
@@ -101,9 +101,9 @@ def train_orders(
     return _deal(roster, sizes, order)
 
 
-def measure_order(federation: Federation, jobs: Sequence[ClientJob], state: ServerState) -> RecordDict:
-    """Returns the order to find out which trainer is the fastest for these jobs."""
-    return _work(federation, jobs, state, {})
+def measure_order(federation: Federation, jobs: Sequence[ClientJob], state: ServerState, rounds: int) -> RecordDict:
+    """Returns the order to find out which trainer is the fastest for these jobs, with so many rounds to come."""
+    return _work(federation, jobs, state, {"rounds": rounds})
 
 
 def _work(

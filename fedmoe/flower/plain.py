@@ -70,7 +70,8 @@ def reply_to_train(message: Message, context: Context, node: Node) -> Message:
         for client in cohort
     ]
     state = state_of(record)
-    outcomes = list(node.trainer(choose_trainer(node.place, jobs, state)).train(jobs, state))
+    choice = choose_trainer(node.place, jobs, state, node.settings.num_server_rounds)
+    outcomes = list(node.trainer(choice).train(jobs, state))
     updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
     failures = [asdict(outcome) for outcome in outcomes if isinstance(outcome, ClientFailure)]
     if not updates:

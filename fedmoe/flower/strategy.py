@@ -32,7 +32,8 @@ from fedmoe.flower.roster import Roster, call_roster, exchange
 from fedmoe.flower.wire import decode, record_of, state_of
 from fedmoe.seeding import numpy_stream
 from fedmoe.settings import Settings
-from fedmoe.training.choice import TrainerChoice, forced_choice
+from fedmoe.training.choice import forced_choice
+from fedmoe.training.speed import TrainerChoice
 
 __all__ = ["ExpertStrategy"]
 
@@ -253,7 +254,8 @@ class ExpertStrategy(Strategy, ABC):
         """Returns what clients are trained by in this run: what the settings say, or what the first node measures."""
         choice = forced_choice(self.federation.settings.train, images=True)
         if choice is None:
-            order = {roster.node_ids[0]: measure_order(self.federation, self._jobs, state)}
+            rounds = self.num_rounds - round_num + 1
+            order = {roster.node_ids[0]: measure_order(self.federation, self._jobs, state, rounds)}
             patience = self.federation.settings.clients.timeout
             for reply in exchange(grid, "query.measure", str(round_num), order, patience).values():
                 if reply.has_error():

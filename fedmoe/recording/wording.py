@@ -96,7 +96,8 @@ def trainer_text(choice: Mapping[str, Any]) -> str:
     """
     stacked, figures = choice["kind"] == "stacked", choice["figures"]
     width = f"up to {choice['width']} clients" if choice.get("width") else "as many clients as memory allows"
-    text = f"{width} trained as one program" if stacked else "clients trained one after another"
+    compiled = ", compiled" if choice.get("compiled") else ""
+    text = f"{width} trained as one program{compiled}" if stacked else "clients trained one after another"
     best = {
         kind: min((f["seconds"] for f in figures if f["trainer"] == kind and "seconds" in f), default=None)
         for kind in ("loop", "stacked")

@@ -118,6 +118,11 @@ class TrainSettings:
         choices=("auto", "loop", "stacked"),
     )
     stack: int = setting(0, "clients that the stacked trainer trains at once; 0: measured, and as memory allows", low=0)
+    compile: str = setting(
+        "auto",
+        "torch.compile for the stacked trainer's steps; 'auto': tried where a run's training takes over a minute",
+        choices=("auto", "on", "off"),
+    )
     precision: str = setting("fp32", "of a client's forward and backward passes", choices=("fp32", "bf16"))
     layout: str = setting(
         "auto",

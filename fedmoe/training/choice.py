@@ -6,64 +6,28 @@ kernels as one grouped convolution. No rule of thumb tells, so both are timed on
 
 import hashlib
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fedmoe.data.storage import home, new_file
-from fedmoe.federation.job import ClientFailure, ClientJob
+from fedmoe.federation.job import ClientJob
 from fedmoe.federation.state import ServerState
 from fedmoe.settings import TrainSettings
 from fedmoe.training.job_kind import kind_of
-from fedmoe.training.loop import LoopTrainer
 from fedmoe.training.precision import has_images
-from fedmoe.training.stacked import StackedTrainer
-from fedmoe.training.trainer import LocalTrainer, Workplace
+from fedmoe.training.schedule import num_steps
+from fedmoe.training.speed import Figure, TrainerChoice, figure_of
+from fedmoe.training.trainer import Workplace
 
-__all__ = ["TrainerChoice", "choose_trainer", "forced_choice", "make_trainer"]
+__all__ = ["choose_trainer", "forced_choice"]
 
 WIDTHS = (2, 4, 16, 64, 256)
-SHORT = 0.25  # seconds: what takes less is timed again, over more steps
-STEPS = 4
+COMPILE_FROM = 60.0  # seconds of training in a run: compiling takes 5 to 20, and may halve the rest
 GIVE_UP = 1.5  # a stack this many times slower than the best ends the search, unless wider ones were gaining
 GAIN = 0.9  # of the time that the narrower stack took: then a wider one may be faster still
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerChoice:
-    """Which trainer the clients of a run are trained by.
-
-    Attributes:
-        kind: `"loop"` or `"stacked"`.
-        width: clients of a stack at the most; 0: as many as memory allows.
-        layout: memory layout of images in the loop trainer.
-        figures: what was measured: `trainer`, `width`, `layout` and `seconds` (of one step of one client), or `error`.
-        clients: how many clients it was measured on at the most.
-        known: whether the figures are those of an earlier run.
-    """
-
-    kind: str
-    width: int = 0
-    layout: str = "contiguous"
-    figures: tuple[Mapping[str, Any], ...] = field(default=())
-    clients: int = 0
-    known: bool = False
-
-    @classmethod
-    def from_json(cls, table: Mapping[str, Any]) -> "TrainerChoice":
-        """Returns the choice that `asdict` made a table of."""
-        return cls(**{**table, "figures": tuple(table["figures"])})
-
-
-def make_trainer(place: Workplace, choice: TrainerChoice, max_steps: int | None = None) -> LocalTrainer:
-    """Returns the trainer that was chosen."""
-    if choice.kind == "stacked":
-        return StackedTrainer(place, width=choice.width, max_steps=max_steps)
-    return LoopTrainer(place, layout=choice.layout, max_steps=max_steps)
 
 
 def forced_choice(settings: TrainSettings, images: bool) -> TrainerChoice | None:
@@ -74,13 +38,13 @@ def forced_choice(settings: TrainSettings, images: bool) -> TrainerChoice | None
         images: whether the experts have convolutions.
     """
     if settings.trainer == "stacked" and settings.stack > 0:
-        return TrainerChoice(kind="stacked", width=settings.stack)
+        return TrainerChoice(kind="stacked", width=settings.stack, compiled=settings.compile == "on")
     if settings.trainer == "loop" and (settings.layout != "auto" or not images):
         return TrainerChoice(kind="loop", layout="contiguous" if settings.layout == "auto" else settings.layout)
     return None
 
 
-def choose_trainer(place: Workplace, jobs: Sequence[ClientJob], state: ServerState) -> TrainerChoice:
+def choose_trainer(place: Workplace, jobs: Sequence[ClientJob], state: ServerState, rounds: int = 1) -> TrainerChoice:
     """Returns the fastest trainer for jobs like these, measured now, or at an earlier run on this machine.
 
     The figures of an earlier run are used again, so that the same run gives the same bytes: the two trainers differ in
@@ -90,6 +54,7 @@ def choose_trainer(place: Workplace, jobs: Sequence[ClientJob], state: ServerSta
         place: where the clients are trained.
         jobs: a round's; the kind with the most work counts.
         state: what they get.
+        rounds: rounds that are still to come; compiling is tried only where they take long.
 
     Raises:
         RuntimeError: no trainer could train them; the text says why.
@@ -99,12 +64,21 @@ def choose_trainer(place: Workplace, jobs: Sequence[ClientJob], state: ServerSta
         return forced
     alike = _main_kind(place, jobs)
     file = home() / "cache" / "trainers" / f"{_key(place, alike, state)}.json"
-    if file.is_file():
-        return replace(TrainerChoice.from_json(json.loads(file.read_text())), known=True)
-    choice = _fastest(_measured(place, alike, state), len(alike))
-    with new_file(file) as draft:
-        draft.write_text(json.dumps(asdict(choice), indent=1))
-    return choice
+    known = json.loads(file.read_text()) if file.is_file() else []
+    figures = _figures(place, alike, state, rounds, known)
+    if len(figures) > len(known):
+        with new_file(file) as draft:
+            draft.write_text(json.dumps(figures, indent=1))
+    best = _best(figures, compiled=_compiling_pays(place, alike, rounds, _best(figures, compiled=False)["seconds"]))
+    return TrainerChoice(
+        kind=best["trainer"],
+        width=best["width"],
+        layout=best["layout"],
+        compiled=best["compiled"],
+        figures=tuple(figures),
+        clients=len(alike),
+        known=len(figures) == len(known),
+    )
 
 
 def _main_kind(place: Workplace, jobs: Sequence[ClientJob]) -> list[ClientJob]:
@@ -130,61 +104,44 @@ def _candidates(place: Workplace, clients: int) -> Iterator[TrainerChoice]:
         yield from (TrainerChoice(kind="stacked", width=width) for width in widths or [1])
 
 
-def _measured(place: Workplace, jobs: Sequence[ClientJob], state: ServerState) -> list[dict[str, Any]]:
-    """Returns a figure for each candidate that was tried."""
-    figures: list[dict[str, Any]] = []
-    best = narrower = float("inf")
-    for choice in _candidates(place, len(jobs)):
-        figure: dict[str, Any] = {"trainer": choice.kind, "width": choice.width, "layout": choice.layout}
+def _figures(
+    place: Workplace, jobs: Sequence[ClientJob], state: ServerState, rounds: int, known: Sequence[Figure]
+) -> list[Figure]:
+    """Returns a figure for each candidate that was tried, those known already among them."""
+    figures = list(known)
+    best = narrower = min((f["seconds"] for f in known if "seconds" in f), default=float("inf"))
+    for choice in () if known else _candidates(place, len(jobs)):
+        figure = figure_of(place, choice, jobs, state)
         figures.append(figure)
-        try:
-            seconds = _seconds_a_step(place, choice, jobs[: max(1, choice.width)], state)
-        except Exception as error:  # it cannot be used then; why stands in the records
-            figure["error"] = f"{type(error).__name__}: {error}"
-            if choice.kind == "stacked":
-                break
-            continue
-        figure["seconds"] = seconds
+        seconds = figure.get("seconds", float("inf"))
         if choice.kind == "stacked":
-            if seconds > max(GIVE_UP * best, GAIN * narrower):
+            if seconds > max(GIVE_UP * best, GAIN * narrower) or "error" in figure:
                 break
             narrower = seconds
         best = min(best, seconds)
+    plain = _best(figures, compiled=False)
+    untried = plain["trainer"] == "stacked" and not any(figure["compiled"] for figure in figures)
+    if untried and _compiling_pays(place, jobs, rounds, plain["seconds"]):
+        compiled = TrainerChoice(kind="stacked", width=plain["width"], compiled=True)
+        figures.append(figure_of(place, compiled, jobs, state))
     return figures
 
 
-def _seconds_a_step(place: Workplace, choice: TrainerChoice, jobs: Sequence[ClientJob], state: ServerState) -> float:
-    """Returns the seconds of one step of one client, the second time that it is done."""
-    first, repetitions = make_trainer(place, choice, 1), 1
-    _timed(first, jobs, state)
-    seconds = _timed(first, jobs, state)
-    if seconds > SHORT:
-        return seconds / len(jobs)
-    several = make_trainer(place, choice, STEPS)
-    _timed(several, jobs, state)
-    repetitions = max(1, min(5, int(SHORT / seconds)))
-    steps = sum(min(STEPS, -(-len(place.population.shards[j.client_id]) // place.settings.batch_size)) for j in jobs)
-    return min(_timed(several, jobs, state) for _ in range(repetitions)) / steps
+def _compiling_pays(place: Workplace, jobs: Sequence[ClientJob], rounds: int, seconds: float) -> bool:
+    """Returns whether the run is long enough that compiling may pay, at `seconds` a step and client."""
+    steps = sum(
+        num_steps(len(place.population.shards[job.client_id]), place.epochs(job), place.settings.batch_size)
+        for job in jobs
+    )
+    wanted = place.settings.compile
+    return wanted == "on" or (wanted == "auto" and rounds * steps * seconds > COMPILE_FROM)
 
 
-def _timed(trainer: LocalTrainer, jobs: Sequence[ClientJob], state: ServerState) -> float:
-    started = time.perf_counter()
-    for outcome in trainer.train(jobs, state):
-        if isinstance(outcome, ClientFailure):
-            raise RuntimeError(outcome.error)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def _fastest(figures: Sequence[Mapping[str, Any]], clients: int) -> TrainerChoice:
-    timed = [figure for figure in figures if "seconds" in figure]
+def _best(figures: Sequence[Figure], compiled: bool) -> Figure:
+    timed = [figure for figure in figures if "seconds" in figure and (compiled or not figure["compiled"])]
     if not timed:
         raise RuntimeError(f"no trainer can train these clients: {figures[0]['error']}")
-    best = min(timed, key=lambda figure: figure["seconds"])
-    return TrainerChoice(
-        kind=best["trainer"], width=best["width"], layout=best["layout"], figures=tuple(figures), clients=clients
-    )
+    return min(timed, key=lambda figure: figure["seconds"])
 
 
 def _key(place: Workplace, jobs: Sequence[ClientJob], state: ServerState) -> str:
@@ -197,7 +154,7 @@ def _key(place: Workplace, jobs: Sequence[ClientJob], state: ServerState) -> str
         kind_of(jobs[0]),
         len(jobs),
         sorted(len(place.population.shards[job.client_id]) for job in jobs)[len(jobs) // 2],
-        asdict(place.settings),
+        {name: value for name, value in asdict(place.settings).items() if name != "compile"},
         torch.__version__,
         torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         torch.get_num_threads(),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, grad_and_value, vmap
 
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
@@ -51,6 +51,18 @@ class Program:
         """
         losses_N: Tensor = vmap(self._loss)(experts, gate, own)
         return losses_N
+
+    def gradients(
+        self, experts: tuple[Tensors, Tensors], gate: tuple[Tensors, Tensors], own: Tensors
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Returns each client's loss, and its gradient by the trained tensors, as a function that torch can compile."""
+
+        def loss(trained: Tensors, gate_trained: Tensors, fixed: Tensors, gate_fixed: Tensors, own: Tensors) -> Tensor:
+            return self._loss((trained, fixed), (gate_trained, gate_fixed), own)
+
+        mapped = vmap(grad_and_value(loss, argnums=(0, 1)))
+        (by_expert, by_gate), losses_N = mapped(experts[0], gate[0], experts[1], gate[1], own)
+        return losses_N, [*by_expert.values(), *by_gate.values()]
 
     def _loss(self, experts: tuple[Tensors, Tensors], gate: tuple[Tensors, Tensors], own: Tensors) -> Tensor:
         """Returns the loss of one client; every tensor here is its own."""

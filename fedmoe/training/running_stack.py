@@ -19,6 +19,10 @@ from fedmoe.training.trainer import Workplace
 __all__ = ["Buffers", "RunningStack"]
 
 
+_compiled = torch.compile(Program.gradients, dynamic=True)
+"""For any number of clients: it is compiled at its first call, and once more for each kind of job."""
+
+
 class Buffers:
     """The resident memory of one worker's stacks: the experts' copies and the gate's, by shape."""
 
@@ -58,11 +62,20 @@ class RunningStack:
         jobs: one kind's; the last ones are repeated to fill `width`.
         state: what the server sent.
         width: rows, at least one a job.
+        compiled: whether steps are compiled by torch, which takes seconds for each kind of job.
     """
 
     def __init__(
-        self, place: Workplace, buffers: Buffers, jobs: Sequence[ClientJob], state: ServerState, width: int
+        self,
+        place: Workplace,
+        buffers: Buffers,
+        jobs: Sequence[ClientJob],
+        state: ServerState,
+        width: int,
+        compiled: bool = False,
     ) -> None:
+        self.compiled = compiled
+        self.fused = place.device.type == "cuda"
         filled = [*jobs, *([jobs[-1]] * (width - len(jobs)))]
         held = sorted({expert_id for job in jobs for expert_id in job.experts})
         row_of = {expert_id: row for row, expert_id in enumerate(held)}
@@ -104,7 +117,7 @@ class RunningStack:
             self.place.settings,
             list(self.trained.values()),
             list(self.gate_trained.values()),
-            fused=self.place.device.type == "cuda",
+            fused=self.fused,
         )
         if self.optimiser is not None:
             carry_over(self.optimiser, optimiser, rows)
@@ -112,24 +125,38 @@ class RunningStack:
 
     def step(self, batch: StepBatch) -> Tensor:
         """Makes one step of every row, and returns their losses."""
-        losses_N = self.losses(batch)
         leaves = [*self.trained.values(), *self.gate_trained.values()]
-        gradients = torch.autograd.grad(losses_N.sum(), leaves, materialize_grads=True)
+        if self.compiled:
+            losses_N, gradients = self._compiled_gradients(batch)
+        else:
+            losses_N = self.losses(batch)
+            gradients = torch.autograd.grad(losses_N.sum(), leaves, materialize_grads=True)
         for leaf, gradient in zip(leaves, gradients, strict=True):
             # A gradient from vmap may be a permuted view, and a fused step does not look at strides (torch 2.15).
-            leaf.grad = gradient.contiguous()
+            leaf.grad = gradient.contiguous() if self.fused else gradient
         if self.optimiser is not None:
             self.optimiser.step()
         return losses_N.detach()
 
     def losses(self, batch: StepBatch) -> Tensor:
         """Returns the loss of every row, ready for a gradient."""
-        own = {name: value[: self.rows] for name, value in self.own.items()}
-        own |= {name: value for name, value in vars(batch).items() if value is not None}
-        fixed = self.experts.fixed(self.rows)
-        gate_fixed = {} if self.gates is None else self.gates.fixed(self.rows)
+        fixed, gate_fixed = self._fixed()
         with computing_in(self.place.settings.precision, self.place.device):
-            return self.program.losses_N((self.trained, fixed), (self.gate_trained, gate_fixed), own)
+            return self.program.losses_N((self.trained, fixed), (self.gate_trained, gate_fixed), self._inputs(batch))
+
+    def _compiled_gradients(self, batch: StepBatch) -> tuple[Tensor, Sequence[Tensor]]:
+        trained = {name: leaf.detach() for name, leaf in self.trained.items()}
+        gate_trained = {name: leaf.detach() for name, leaf in self.gate_trained.items()}
+        fixed, gate_fixed = self._fixed()
+        with computing_in(self.place.settings.precision, self.place.device):
+            return _compiled(self.program, (trained, fixed), (gate_trained, gate_fixed), self._inputs(batch))
+
+    def _fixed(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return self.experts.fixed(self.rows), {} if self.gates is None else self.gates.fixed(self.rows)
+
+    def _inputs(self, batch: StepBatch) -> dict[str, Tensor]:
+        own = {name: value[: self.rows] for name, value in self.own.items()}
+        return own | {name: value for name, value in vars(batch).items() if value is not None}
 
     def vectors(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
         """Returns the rows first .. last-1 as vectors, copied: of experts (rows, K, P), of the gate (rows, 1, P)."""

@@ -24,6 +24,7 @@ def train_stack(
     jobs: Sequence[ClientJob],
     state: ServerState,
     fill: int = 0,
+    compiled: bool = False,
     max_steps: int | None = None,
 ) -> list[ClientUpdate]:
     """Returns the updates of jobs of one kind, which must be sorted longest first.
@@ -38,10 +39,11 @@ def train_stack(
         jobs: the clients'.
         state: what the server sent.
         fill: rows that every batch is filled up to; 0: the clients are of equal size.
+        compiled: whether steps are compiled by torch.
         max_steps: steps after which a client stops, where only the speed is measured; `None`: all.
     """
     width = even(len(jobs))
-    stack = RunningStack(place, buffers, jobs, state, width)
+    stack = RunningStack(place, buffers, jobs, state, width, compiled)
     samples = load_stack(place, jobs, len(state.experts), width, max_steps)
     losses_N = torch.zeros(width, device=place.device)
     finished: list[Vectors] = []

@@ -67,16 +67,16 @@ class StackSamples:
             size: rows that every batch is filled up to; 0: all batches of the step are of equal size.
         """
         size = size or int(self.sizes_NS[0, step])
-        picked = self.rows_NSB[:rows, step, :size]
-        x = self.samples.inputs(picked)
-        if self.lots_NSB3 is not None:
-            lots = self.lots_NSB3[:rows, step, :size]
-            x = augment(x.flatten(0, 1), lots.flatten(0, 1)).view(rows, size, *x.shape[2:])
+        picked = self.rows_NSB[:rows, step, :size].reshape(-1)
+        lots = None if self.lots_NSB3 is None else self.lots_NSB3[:rows, step, :size].reshape(-1, 3)
+        x = augment(self.samples.inputs(picked), lots)
+        y, gate = (part.index_select(0, picked) for part in (self.samples.y, self.samples.gate_input))
         weight = None
         if (self.sizes_NS[:active, step] != size).any():
             ends = torch.from_numpy(self.sizes_NS[:rows, step]).to(picked.device)
             weight = (torch.arange(size, device=picked.device) < ends[:, None]).float()
-        return StepBatch(x, self.samples.y[picked], self.samples.gate_input[picked], weight)
+        x, y, gate = (part.reshape(rows, size, *part.shape[1:]) for part in (x, y, gate))
+        return StepBatch(x, y, gate, weight)
 
 
 def load_stack(

@@ -35,11 +35,15 @@ class StackedTrainer:
         place: what it works with.
         width: clients of a stack at the most; 0: as many as memory allows. Where memory runs out all the same, it is
             halved for good, and the stack is begun again.
+        compiled: whether steps are compiled by torch.
         max_steps: steps after which a client stops, where only the speed is measured; `None`: all.
     """
 
-    def __init__(self, place: Workplace, *, width: int = 0, max_steps: int | None = None) -> None:
+    def __init__(
+        self, place: Workplace, *, width: int = 0, compiled: bool = False, max_steps: int | None = None
+    ) -> None:
         self.place = place
+        self.compiled = compiled
         self.width = width
         self.max_steps = max_steps
         self.buffers = Buffers(place)
@@ -93,7 +97,7 @@ class StackedTrainer:
         problem, started = None, time.perf_counter()
         updates: list[ClientUpdate] = []
         try:
-            updates = train_stack(self.place, self.buffers, jobs, state, fill, self.max_steps)
+            updates = train_stack(self.place, self.buffers, jobs, state, fill, self.compiled, self.max_steps)
         except bdb.BdbQuit:  # a person at the debugger has had enough
             raise
         except Exception as error:  # a client's failure must not end the round: it is named, counted, recorded

@@ -9,10 +9,11 @@ import torch
 from fedmoe.federation.job import ClientJob, Term
 from fedmoe.recording.wording import trainer_text
 from fedmoe.settings import TrainSettings
-from fedmoe.training import choice
-from fedmoe.training.choice import TrainerChoice, choose_trainer, forced_choice, make_trainer
+from fedmoe.training import speed
+from fedmoe.training.choice import choose_trainer, forced_choice
 from fedmoe.training.loop import LoopTrainer
 from fedmoe.training.objective import Batch, LocalModel
+from fedmoe.training.speed import TrainerChoice, make_trainer
 from fedmoe.training.stacked import StackedTrainer
 from tests.training.test_trainers import MIXTURE, ROWS, Field, Row, prepared  # noqa: F401
 
@@ -23,16 +24,22 @@ def field(prepared: Any) -> Field:  # noqa: F811
     return ready
 
 
-def fake(monkeypatch: pytest.MonkeyPatch, loop: float, stacked: dict[int, float]) -> list[tuple[str, int]]:
+def fake(
+    monkeypatch: pytest.MonkeyPatch, loop: float, stacked: dict[int, float], compiled: float = 0.0
+) -> list[tuple[str, int]]:
     """Has the trainers take so many seconds; returns the list of what was tried."""
     tried: list[tuple[str, int]] = []
 
     def seconds(place: Any, candidate: TrainerChoice, jobs: Any, state: Any) -> float:
-        tried.append((candidate.kind, candidate.width))
+        tried.append(("compiled" if candidate.compiled else candidate.kind, candidate.width))
+        if candidate.compiled:
+            if not compiled:
+                raise RuntimeError("no compiler here")
+            return compiled
         assert len(jobs) == max(1, candidate.width)
         return loop if candidate.kind == "loop" else stacked[candidate.width]
 
-    monkeypatch.setattr(choice, "_seconds_a_step", seconds)
+    monkeypatch.setattr(speed, "_seconds_a_step", seconds)
     return tried
 
 
@@ -51,7 +58,7 @@ def test_the_faster_one_is_chosen(
     fake(monkeypatch, loop, stacked)
     chosen = choose_trainer(field.place, field.jobs(ROWS["mixture"]), field.state)
     assert (chosen.kind, chosen.width, chosen.known) == (kind, width, False)
-    assert {"trainer": "loop", "width": 0, "layout": "contiguous", "seconds": loop} in chosen.figures
+    assert {"trainer": "loop", "width": 0, "layout": "contiguous", "compiled": False, "seconds": loop} in chosen.figures
 
 
 def test_much_slower_stacks_end_the_search(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +78,26 @@ def test_figures_are_kept_and_used_again(field: Field, monkeypatch: pytest.Monke
     assert not choose_trainer(other, jobs, field.state).known
 
 
+@pytest.mark.parametrize(("compiled", "wins"), [(0.001, True), (0.4, False), (0.0, False)])
+def test_compiling_is_tried_where_a_run_is_long(
+    field: Field, monkeypatch: pytest.MonkeyPatch, compiled: float, wins: bool
+) -> None:
+    tried = fake(monkeypatch, 0.3, {2: 0.02, 4: 0.01, 12: 0.005}, compiled)
+    jobs = field.jobs(ROWS["mixture"])
+    assert not choose_trainer(field.place, jobs, field.state, rounds=3).compiled
+    assert ("compiled", 12) not in tried
+    long = choose_trainer(field.place, jobs, field.state, rounds=3000)
+    assert tried.count(("compiled", 12)) == 1
+    assert (long.kind, long.width, long.compiled) == ("stacked", 12, wins)
+    assert choose_trainer(field.place, jobs, field.state, rounds=3000) == replace(long, known=True)
+    assert not choose_trainer(field.place, jobs, field.state, rounds=3).compiled, "known figures do not make it pay"
+    assert len(tried) == 5
+    off = replace(field.place, settings=replace(field.place.settings, compile="off"))
+    assert not choose_trainer(off, jobs, field.state, rounds=3000).compiled
+    on = replace(field.place, settings=replace(field.place.settings, compile="on"))
+    assert choose_trainer(on, jobs, field.state, rounds=1).compiled == wins
+
+
 def test_a_measured_choice_has_figures_of_both(field: Field) -> None:
     chosen = choose_trainer(field.place, field.jobs(ROWS["mixture"]), field.state)
     assert {figure["trainer"] for figure in chosen.figures} == {"loop", "stacked"}
@@ -87,7 +114,7 @@ def test_the_kind_with_the_most_work_is_measured(field: Field, monkeypatch: pyte
         seen.extend(jobs)
         return 1.0
 
-    monkeypatch.setattr(choice, "_seconds_a_step", seconds)
+    monkeypatch.setattr(speed, "_seconds_a_step", seconds)
     mixed = [*field.jobs(ROWS["anchor"])[:3], *field.jobs(ROWS["mixture"])[3:]]
     choose_trainer(field.place, mixed, field.state)
     assert seen
@@ -126,6 +153,7 @@ def test_what_no_trainer_can_train_is_an_error(field: Field) -> None:
         ({"trainer": "loop", "layout": "channels-last"}, True, "loop"),
         ({"trainer": "stacked"}, True, None),
         ({"trainer": "stacked", "stack": 7}, True, "stacked"),
+        ({"trainer": "stacked", "stack": 7, "compile": "on"}, True, "stacked"),
         ({}, False, None),
     ],
 )

@@ -1,5 +1,6 @@
 """Law 2: the stacked trainer gives the loop trainer's updates, but for rounding: every objective, ragged clients."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from dataclasses import field as attribute
@@ -176,6 +177,19 @@ def test_who_else_is_in_the_stack_changes_no_bit(prepared: Callable[..., Field],
         for client, update in parts.items():
             for part, vector in update.vectors().items():
                 assert vector.tobytes() == whole[client].vectors()[part].tobytes(), (width, client, part)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with the machine's C++ compiler")
+@pytest.mark.filterwarnings("default")  # torch's compiler warns of what it is going to change itself
+@pytest.mark.parametrize("name", ["mixture and prox"])
+def test_compiled_steps_come_out_as_in_the_loop(prepared: Callable[..., Field], name: str) -> None:
+    field = prepared(ROWS[name])
+    jobs = field.jobs(ROWS[name])
+    compiled = updates_of(StackedTrainer(field.place, compiled=True), jobs, field.state)
+    check_equal(updates_of(LoopTrainer(field.place), jobs, field.state), compiled)
+    apart = updates_of(StackedTrainer(field.place, width=3, compiled=True), jobs, field.state)
+    check_equal(compiled, apart, tolerance=0.0)
 
 
 def test_jobs_of_several_kinds_and_rounds_share_the_buffers(prepared: Callable[..., Field]) -> None:
