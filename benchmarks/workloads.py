@@ -67,7 +67,7 @@ class Work:
         return self.clients * self.samples
 
 
-OURS = ("fedmoe", "fedmoe-loop")
+OURS = ("fedmoe", "fedmoe-nodes", "fedmoe-loop")
 W1 = Work(
     name="w1",
     title="W1: 100 clients x 160 samples, perceptron 64-128-10, federated averaging",
@@ -77,7 +77,7 @@ W1 = Work(
     classes=10,
     network="perceptron",
     learning_rate=0.05,
-    sides=(*OURS, "fedmoe-stacked", "flower", "pfl", "loop", "centralised"),
+    sides=(*OURS, "fedmoe-compiled", "flower", "pfl", "loop", "centralised"),
 )
 W2 = Work(
     name="w2",
@@ -102,7 +102,7 @@ FJ_MLP = Work(
     momentum=0.9,
     experts=5,
     top_k=2,
-    sides=(*OURS, "fedmoe-stacked", "flower", "loop"),
+    sides=(*OURS, "fedmoe-compiled", "flower", "loop"),
 )
 FJ_RESNET8 = Work(
     name="fj-resnet8",

@@ -63,6 +63,12 @@ class Side:
 
 SIDES: dict[str, Side] = {
     "fedmoe": Side("fedmoe", "fedmoe_round", "fedmoe as it comes", {"trainer": "auto"}, mixture=True),
+    "fedmoe-compiled": Side(
+        "fedmoe", "fedmoe_round", "fedmoe, as in a long run", {"trainer": "auto", "compiling": "on"}, mixture=True
+    ),
+    "fedmoe-nodes": Side(
+        "fedmoe", "fedmoe_round", "fedmoe, a node a thread", {"trainer": "auto", "nodes": True}, mixture=True
+    ),
     "fedmoe-loop": Side("fedmoe", "fedmoe_round", "fedmoe, client after client", {"trainer": "loop"}, mixture=True),
     "fedmoe-stacked": Side("fedmoe", "fedmoe_round", "fedmoe, clients stacked", {"trainer": "stacked"}, mixture=True),
     "flower": Side("flwr", "flower_ray", "Flower, a client a SuperNode, on Ray", mixture=True),

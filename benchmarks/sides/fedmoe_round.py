@@ -29,7 +29,7 @@ from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.wire import record_of, state_of
 from fedmoe.settings import Settings, from_flat
-from fedmoe.training.choice import TrainerChoice
+from fedmoe.training.speed import TrainerChoice
 
 __all__ = ["flat_settings", "run"]
 
@@ -51,7 +51,7 @@ class ChoiceRecorder:
         """Does nothing."""
 
 
-def run(work: Work, threads: int, serve: Serve, *, trainer: str) -> None:
+def run(work: Work, threads: int, serve: Serve, *, trainer: str, compiling: str = "auto", nodes: bool = False) -> None:
     """Serves fedmoe's rounds of the work.
 
     Args:
@@ -59,16 +59,20 @@ def run(work: Work, threads: int, serve: Serve, *, trainer: str) -> None:
         threads: torch threads.
         serve: is called once all is ready.
         trainer: `auto`, `loop` or `stacked`.
+        compiling: `auto`, `on` or `off`; `on` is what a run of many rounds comes to.
+        nodes: as many nodes as threads, at work at the same time, with one torch thread each; else one node.
     """
     folder = home() / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    config = flat_settings(work, threads, trainer) | {"data.root": write_arrays(work, folder)}
+    count, threads = (threads, 1) if nodes else (1, threads)
+    config = flat_settings(work, threads, trainer)
+    config |= {"data.root": write_arrays(work, folder), "train.compile": compiling}
     settings = from_flat(config)
     set_up_torch(threads, settings.deterministic)
     preparation = prepare_run(settings, torch.device("cpu"), lambda text: None)
     recorder = ChoiceRecorder()
     strategy = bound(settings, preparation, recorder)
-    grid = LocalGrid(app, 1, config)
+    grid = LocalGrid(app, count, config, workers=count)
     arrays = record_of(preparation.initial_state(strategy.num_experts, strategy.has_gate, strategy.init))
     round_num = 0
 

@@ -68,10 +68,10 @@ class Program:
         """Returns the loss of one client; every tensor here is its own."""
         model = LocalModel(
             experts=lambda x_BCHW: self._logits_KBC(*experts, x_BCHW),
-            gate=None if self.gate is None else _GateCopy(self.gate, {n: v[0] for p in gate for n, v in p.items()}),
+            gate=None if self.gate is None else _GateCopy(self.gate, _only_copy(gate[0] | gate[1])),
             expert_ids_K=own["expert_ids"],
             num_experts=self.num_experts,
-            trained=[*_by_copy(experts[0], len(own["rows"])), *(value[0] for value in gate[0].values())],
+            trained=[*_by_copy(experts[0], len(own["rows"])), *_only_copy(gate[0]).values()],
             start=lambda: self._start(experts[0], gate[0], own["rows"]),
             log_prior_C=own.get("log_prior"),
         )
@@ -83,7 +83,7 @@ class Program:
             return out
 
         if len(next(iter((trained | fixed).values()))) == 1:  # one expert: one level of vmap less
-            return logits_BC({n: v[0] for n, v in trained.items()}, {n: v[0] for n, v in fixed.items()})[None]
+            return logits_BC(_only_copy(trained), _only_copy(fixed))[None]
         logits_KBC: Tensor = vmap(logits_BC)(trained, fixed)
         return logits_KBC
 
@@ -95,6 +95,11 @@ class Program:
 def _by_copy(tensors: Tensors, copies: int) -> list[Tensor]:
     """Returns the tensors copy after copy, as a list of modules would have its parameters."""
     return [value[k] for k in range(copies) for value in tensors.values()]
+
+
+def _only_copy(tensors: Tensors) -> Tensors:
+    """Returns the tensors without their axis of copies, of length 1: a view, whose backward pass costs nothing."""
+    return {name: value.squeeze(0) for name, value in tensors.items()}
 
 
 class _Method(nn.Module):
