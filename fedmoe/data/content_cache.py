@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmoe.data.contracts import Dataset
-from fedmoe.data.storage import home, new_folder
+from fedmoe.data.storage import home, mapped, new_folder
 from fedmoe.errors import DataError
 
 __all__ = ["PreparedData", "cache_folder", "fingerprint_of", "keep", "open_prepared"]
@@ -59,7 +59,7 @@ def open_prepared(fingerprint: str) -> PreparedData:
         )
     try:
         meta = json.loads((folder / "meta.json").read_text())
-        arrays = {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in meta["arrays"]}
+        arrays = {key: mapped(folder / f"{key}.npy") for key in meta["arrays"]}
         dataset = Dataset(
             name=meta["name"],
             real=meta["real"],

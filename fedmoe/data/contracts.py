@@ -4,6 +4,7 @@ A sample's *id* is its row in the whole data set, training samples first, then t
 are training samples. All that follows (clients, splits, embeddings) speaks of samples by id.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -103,8 +104,8 @@ class Shares:
     Training shares are disjoint. Unseen clients draw on the test pool and may share test samples with each other.
     """
 
-    train: tuple[Ids, ...]
-    unseen: tuple[Ids, ...]
+    train: Sequence[Ids]
+    unseen: Sequence[Ids]
     notes: tuple[str, ...] = field(default=())
 
 

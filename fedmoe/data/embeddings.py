@@ -4,12 +4,11 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmoe.data.storage import home, new_folder
+from fedmoe.data.storage import home, mapped, new_folder
 from fedmoe.errors import DataError
 
 __all__ = ["Chunk", "EmbeddingTable", "embedding_table", "open_embeddings"]
@@ -44,22 +43,34 @@ def embedding_table(
         data_fingerprint: content hash of the data.
         common_fingerprint: content hash of the common expert.
         num_samples: rows that the table must have.
-        compute: gives (embeddings, logits) of consecutive samples, chunk by chunk.
+        compute: gives (embeddings, logits) of consecutive samples, chunk by chunk; no more than one is kept in memory.
+
+    Raises:
+        DataError: another number of rows came, or the cache cannot be written.
     """
     key = hashlib.sha256(f"{data_fingerprint}\n{common_fingerprint}".encode()).hexdigest()[:32]
     folder = _folder(key)
     if folder.is_dir():
         return open_embeddings(key)
-    chunks = list(compute())
-    embeddings = np.concatenate([chunk[0] for chunk in chunks])
-    logits = np.concatenate([chunk[1] for chunk in chunks])
-    if len(embeddings) != num_samples:
-        raise DataError(f"{num_samples} embeddings were expected, got {len(embeddings)}")
     with new_folder(folder) as draft:
-        np.save(draft / "embeddings.npy", embeddings)
-        np.save(draft / "logits.npy", logits)
+        _write(draft, num_samples, compute())
     table = open_embeddings(key)
     return EmbeddingTable(key, table.embeddings, table.logits, computed=num_samples)
+
+
+def _write(folder: Path, num_samples: int, chunks: Iterable[Chunk]) -> None:
+    """Writes the chunks, one after another, as two arrays of `num_samples` rows."""
+    rows = 0
+    with (folder / "embeddings.npy").open("wb") as embeddings, (folder / "logits.npy").open("wb") as logits:
+        for chunk in chunks:
+            for file, part in zip((embeddings, logits), chunk, strict=True):
+                if rows == 0:
+                    header = {"descr": "<f4", "fortran_order": False, "shape": (num_samples, part.shape[1])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(part, dtype="<f4").data)
+            rows += len(chunk[0])
+    if rows != num_samples:
+        raise DataError(f"{num_samples} embeddings were expected, got {rows}")
 
 
 def open_embeddings(key: str) -> EmbeddingTable:
@@ -70,14 +81,13 @@ def open_embeddings(key: str) -> EmbeddingTable:
     """
     folder = _folder(key)
     try:
-        embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
-        logits = np.load(folder / "logits.npy", mmap_mode="r")
+        embeddings, logits = mapped(folder / "embeddings.npy"), mapped(folder / "logits.npy")
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"the embedding cache {folder} must hold embeddings.npy and logits.npy: {error}; "
             "hint: remove that folder, and they are computed again"
         ) from error
-    return EmbeddingTable(key, cast(NDArray[np.float32], embeddings), cast(NDArray[np.float32], logits))
+    return EmbeddingTable(key, embeddings, logits)
 
 
 def _folder(key: str) -> Path:

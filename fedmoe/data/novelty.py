@@ -7,12 +7,11 @@ from math import comb
 import numpy as np
 
 from fedmoe.data.contracts import Deal, Ids
+from fedmoe.data.holdings import Holdings, LabelSet
 from fedmoe.errors import SettingsError
 from fedmoe.seeding import numpy_stream
 
-__all__ = ["LabelSet", "draw_sets", "label_sets", "unseen_of", "unseen_with_novel_labels"]
-
-LabelSet = tuple[int, ...]
+__all__ = ["draw_sets", "label_sets", "unseen_of", "unseen_with_novel_labels"]
 
 # Up to so many combinations are listed and shuffled (exact when few are left); above, they are drawn one by one.
 LISTED_AT_MOST = 50_000
@@ -20,7 +19,7 @@ LISTED_AT_MOST = 50_000
 
 def label_sets(shares: Sequence[Ids], deal: Deal) -> set[LabelSet]:
     """Returns the label combinations that occur: of each share, and of each anchor group."""
-    return {tuple(np.unique(deal.labels_N[share]).tolist()) for share in shares} | set(deal.groups)
+    return set(Holdings.of(shares).label_sets(deal.labels_N)) | set(deal.groups)
 
 
 def draw_sets(

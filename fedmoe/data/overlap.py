@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedmoe.data.contracts import Ids
+from fedmoe.data.holdings import Holdings
 from fedmoe.errors import DataError
 
 __all__ = ["check_disjoint"]
@@ -25,10 +26,11 @@ def check_disjoint(
     Raises:
         DataError: an empty client, an id outside its pool, or a sample in two places.
     """
-    empty = sum(len(share) == 0 for share in (*training, *unseen))
+    trained, tried = Holdings.of(training), Holdings.of(unseen)
+    empty = int((trained.sizes == 0).sum() + (tried.sizes == 0).sum())
     if empty:
         raise DataError(f"every client must hold a sample, got none for {empty} clients; hint: fewer clients")
-    placed, tested = np.concatenate([public_ids, *training]), np.concatenate(unseen)
+    placed, tested = np.concatenate([public_ids, trained.ids]), tried.ids
     if placed.min() < 0 or placed.max() >= num_train:
         raise DataError(
             f"public and training samples must have ids from 0 to {num_train - 1}, got {placed.min()}..{placed.max()}; "
@@ -45,5 +47,5 @@ def check_disjoint(
             f"a training sample must be in one place (public split or one client), but {int((uses > 1).sum())} are in "
             f"more, the first is {int((uses > 1).argmax())}; hint: the partition deals a sample twice"
         )
-    if any(len(np.unique(share)) < len(share) for share in unseen):
+    if any(len(np.unique(share)) < len(share) for share in tried):
         raise DataError("an unseen client must hold a sample once; hint: the partition deals a sample twice")

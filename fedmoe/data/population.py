@@ -1,8 +1,9 @@
 """The population: training clients (anchors first), unseen clients, the public split; who holds which samples."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from fedmoe.data.anchors import anchor_shares, label_groups
 from fedmoe.data.contracts import Dataset, Deal, Ids, Shares
 from fedmoe.data.domains import assign_domains, parse_domains
+from fedmoe.data.holdings import Holdings
 from fedmoe.data.overlap import check_disjoint
 from fedmoe.data.selection import choose_keeping_labels, choose_stratified
 from fedmoe.errors import SettingsError
@@ -28,7 +30,8 @@ class Population:
     training clients up to S-1, then the unseen clients S .. S+U-1.
 
     Attributes:
-        shards: sample ids of each client, sorted, by client id (training clients, then unseen clients).
+        shards: sample ids of each client, sorted, by client id (training clients, then unseen clients); flat arrays,
+            an item is made when it is asked for.
         num_training: S.
         anchors: client id -> the expert that is its own.
         public_ids: samples of the common expert's public split; no client holds them.
@@ -41,7 +44,7 @@ class Population:
         notes: sentences that a reader of the results must know.
     """
 
-    shards: tuple[Ids, ...]
+    shards: Holdings
     num_training: int
     anchors: Mapping[int, int]
     public_ids: Ids
@@ -64,9 +67,15 @@ class Population:
         return range(self.num_training, len(self.shards))
 
     @property
-    def normal(self) -> tuple[int, ...]:
-        """Ids of the training clients that are no anchors, ascending."""
-        return tuple(client for client in self.training if client not in self.anchors)
+    def normal(self) -> range:
+        """Ids of the training clients that are no anchors."""
+        return range(len(self.anchors), self.num_training)
+
+    @cached_property
+    def label_totals(self) -> NDArray[np.int64]:
+        """Number of samples of each label that all training clients together hold."""
+        held = self.labels_N[self.shards[: self.num_training].ids]
+        return np.bincount(held, minlength=self.num_classes).astype(np.int64, copy=False)
 
     def labels_of(self, client_id: int) -> tuple[int, ...]:
         """Returns the distinct labels that the client holds, ascending."""
@@ -74,10 +83,7 @@ class Population:
 
     def label_counts(self) -> NDArray[np.int64]:
         """Returns the number of samples of each label (column) that each client (row, by id) holds."""
-        owners = np.repeat(np.arange(len(self.shards)), [len(shard) for shard in self.shards])
-        cells = owners * self.num_classes + self.labels_N[np.concatenate(self.shards)]
-        counts = np.bincount(cells, minlength=len(self.shards) * self.num_classes)
-        return counts.reshape(len(self.shards), self.num_classes).astype(np.int64)
+        return self.shards.label_counts(self.labels_N, self.num_classes)
 
     def label_prior(self, client_id: int) -> NDArray[np.float64]:
         """Returns the share of each label in the client's samples; sums to 1."""
@@ -90,14 +96,16 @@ class Population:
         digest = hashlib.sha256()
         words = (self.num_training, self.num_classes, sorted(self.anchors.items()), self.groups, self.domains)
         digest.update(repr(words).encode())
-        for array in self._arrays():
-            # The length goes in as well, or a sample that moves to the next client would leave the hash as it is.
-            digest.update(len(array).to_bytes(8, "little"))
-            digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+        for piece in self._pieces():
+            digest.update(np.ascontiguousarray(piece, dtype="<i8").data)
         return digest.hexdigest()
 
-    def _arrays(self) -> Iterable[NDArray[np.int64]]:
-        return (*self.shards, self.public_ids, self.group_N, self.domain_N)
+    def _pieces(self) -> Iterator[NDArray[np.int64]]:
+        """Yields all arrays, the clients' first, with the length of each before it."""
+        yield from self.shards.pieces()
+        for array in (self.public_ids, self.group_N, self.domain_N):
+            yield np.array([len(array)])
+            yield array
 
 
 def build_population(dataset: Dataset, settings: Settings) -> Population:
@@ -121,11 +129,11 @@ def build_population(dataset: Dataset, settings: Settings) -> Population:
     anchors = _anchors(settings, pool, group_N, dataset.y_N, len(domains) if by_domain else num_classes, seed)
     rest = np.setdiff1d(pool, np.concatenate(anchors), assume_unique=True) if anchors else pool
     shares = _deal(dataset, settings, rest, groups, domain_N if by_domain else None, derive_seed(seed, "partition"))
-    everyone = (*anchors, *shares.train)
-    check_disjoint(public, everyone, shares.unseen, num_train=dataset.num_train, num_all=len(dataset.y_N))
+    everyone, unseen = Holdings.joined([Holdings.of(anchors), Holdings.of(shares.train)]), Holdings.of(shares.unseen)
+    check_disjoint(public, everyone, unseen, num_train=dataset.num_train, num_all=len(dataset.y_N))
     training = _capped(everyone, dataset.y_N, clients.samples, seed)
     return Population(
-        shards=(*training, *(np.sort(share) for share in shares.unseen)),
+        shards=Holdings.joined([training, unseen]).sorted(),
         num_training=len(training),
         anchors={client: client for client in range(len(anchors))},
         public_ids=public,
@@ -135,7 +143,7 @@ def build_population(dataset: Dataset, settings: Settings) -> Population:
         domains=domains,
         labels_N=dataset.y_N,
         num_classes=num_classes,
-        notes=(*shares.notes, *_remarks(training, shares.unseen, dataset.y_N)),
+        notes=(*shares.notes, *_remarks(training, unseen, dataset.y_N)),
     )
 
 
@@ -217,22 +225,22 @@ def _deal(
     return shares
 
 
-def _capped(training: tuple[Ids, ...], y_N: NDArray[np.int64], cap: int, seed: int) -> tuple[Ids, ...]:
-    """Returns the shares, sorted, each cut to `cap` samples at the most (0: not cut) that keep its labels."""
-    if cap == 0:
-        return tuple(np.sort(share) for share in training)
-    return tuple(
-        choose_keeping_labels(share, y_N, cap, numpy_stream(seed, "cap", client))
-        for client, share in enumerate(training)
+def _capped(training: Holdings, y_N: NDArray[np.int64], cap: int, seed: int) -> Holdings:
+    """Returns the shares, each cut to `cap` samples at the most (0: not cut) that keep its labels."""
+    if cap == 0 or int(training.sizes.max()) <= cap:
+        return training
+    return Holdings.of(
+        [
+            share if len(share) <= cap else choose_keeping_labels(share, y_N, cap, numpy_stream(seed, "cap", client))
+            for client, share in enumerate(training)
+        ]
     )
 
 
-def _remarks(training: tuple[Ids, ...], unseen: tuple[Ids, ...], y_N: NDArray[np.int64]) -> tuple[str, ...]:
+def _remarks(training: Holdings, unseen: Holdings, y_N: NDArray[np.int64]) -> tuple[str, ...]:
     """Returns notes on what was dealt, counted, not promised: labels nobody trains, combinations that are not new."""
-    trained = [tuple(np.unique(y_N[share]).tolist()) for share in training]
-    held = [tuple(np.unique(y_N[share]).tolist()) for share in unseen]
-    missing = sorted(set().union(*held) - set().union(*trained))
-    known = set(trained)
+    known, held = set(training.label_sets(y_N)), list(unseen.label_sets(y_N))
+    missing = sorted(set().union(*held) - set().union(*known))
     familiar = sum(labels in known for labels in held)
     notes = []
     if missing:

@@ -6,10 +6,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedmoe.errors import DataError
 
-__all__ = ["data_folder", "existing_root", "home", "new_file", "new_folder"]
+__all__ = ["data_folder", "existing_root", "home", "mapped", "new_file", "new_folder"]
 
 
 def home() -> Path:
@@ -36,6 +40,17 @@ def existing_root(root: str | None) -> Path:
             "hint: make the folder, or leave data.root empty for fedmoe's own"
         )
     return folder
+
+
+def mapped(file: Path) -> NDArray[Any]:
+    """Returns the array in an `.npy` file, memory-mapped and read-only.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it holds no array, or is cut short.
+    """
+    # As a plain array: what is taken out of an `np.memmap` is one too, and takes five times as long to make.
+    return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ def federated_prior(population: Population, logit_adjustment: bool) -> NDArray[n
     It is the labels' share over all training clients. With logit adjustment the local losses have taken each client's
     prior out already, so that the model stands under a uniform one (over the labels that any client holds).
     """
-    counts = population.label_counts()[: population.num_training].sum(axis=0).astype(np.float64)
+    counts = population.label_totals.astype(np.float64)
     weights = (counts > 0).astype(np.float64) if logit_adjustment else counts
     prior: NDArray[np.float64] = weights / weights.sum()
     return prior

@@ -1,9 +1,9 @@
-"""The zero-shot test of one unseen, unlabelled client; labels are used to count, never to choose.
+"""The zero-shot test of unseen, unlabelled clients; labels are used to count, never to choose.
 
-Shapes: B samples of the client, M experts, K held ones, C classes.
+Shapes: B samples of one client, M experts, K held ones, C classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,15 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmoe.evaluation.prior_em import correct_prior
-from fedmoe.evaluation.ranking import client_scores, expert_logits
+from fedmoe.evaluation.outputs import expert_logits, gate_logits
+from fedmoe.evaluation.prior_em import correct_priors
+from fedmoe.evaluation.ranking import client_scores
 from fedmoe.federation.assignment import top_k
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.moe.mixture import mix
 from fedmoe.training.samples import ClientSamples
 
-__all__ = ["ClientResult", "Serving", "common_expert_result", "serve_client"]
+__all__ = ["ClientResult", "Serving", "common_expert_results", "serve_clients"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class ClientResult:
         routed_MC: how many of its samples of class c went to expert m.
         correct_MC: how many samples of class c expert m got right (with hindsight only).
         entropy: mean entropy of the gate's softmax over the pool, nats.
+        scores: its score of every expert.
     """
 
     experts: tuple[int, ...]
@@ -63,84 +65,126 @@ class ClientResult:
     scores: tuple[float, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the gate and the experts say of one client's samples, on the CPU.
+
+    Attributes:
+        held: its K experts, best first.
+        scores: its score of every expert.
+        logits_BM: the gate's.
+        outputs: expert id -> logits_BC; of the held experts at least.
+        y_B: labels.
+    """
+
+    held: tuple[int, ...]
+    scores: Sequence[float]
+    logits_BM: Tensor
+    outputs: Mapping[int, Tensor]
+    y_B: Tensor
+
+
 @torch.no_grad()
-def serve_client(
+def serve_clients(
     gate: Gate | None,
     load_expert: Callable[[int], Expert],
     num_experts: int,
-    samples: ClientSamples,
+    clients: Sequence[ClientSamples],
     serving: Serving,
     train_prior_C: Tensor,
-    rng: np.random.Generator,
-) -> ClientResult:
-    """Returns how the client fares: ranking on its unlabelled inputs, K experts for it, the best one for each sample.
+    ties: Sequence[np.random.Generator],
+) -> list[ClientResult]:
+    """Returns how each client fares: ranking on its unlabelled inputs, K experts for it, the best one for each sample.
 
     Methods measured: `zero_shot`: each sample by the best of the K experts (the test of arXiv 2306.08586, section 3);
     `mixture`: by the weighted mixture of the K; `..._em`: the same with label-prior correction on the same unlabelled
     batch; `best_expert`: the single expert of the pool that is best for this client in hindsight, an upper bound for
     one-expert serving that looks at the labels.
 
+    A client's result does not depend on who else is served with it; the memory that is needed does.
+
     Args:
         gate: `None` when the pool is one dense model.
-        load_expert: gives the expert with this id, ready to evaluate; valid until the next call.
+        load_expert: gives the expert with this id; valid until the next call.
         num_experts: M.
-        samples: the client's.
-        serving: how it is served.
+        clients: the clients' samples, at least one sample each.
+        serving: how they are served.
         train_prior_C: label prior of the training population, for the correction.
-        rng: breaks ties in the ranking.
+        ties: what breaks ties in each client's ranking.
     """
     if gate is None:
-        logits_BM = torch.zeros(len(samples), num_experts, device=samples.y.device)
-        scores: Sequence[float] = [0.0] * num_experts
+        logits = [torch.zeros(len(own), num_experts) for own in clients]
+        scores = [[0.0] * num_experts for _ in clients]
     else:
-        gate.eval()
-        scores = client_scores(gate, samples.gate_input, serving.aggregation)
-        logits_BM = gate.scores(samples.gate_input)
-    held = top_k(scores, serving.top_k, rng)
-    wanted = range(num_experts) if serving.hindsight else sorted(held)
-    outputs = {i: expert_logits(load_expert(i), samples) for i in wanted}
-    held_BK = logits_BM[:, list(held)]
-    logits_KBC = torch.stack([outputs[i] for i in held])
-    choice_B = held_BK.argmax(dim=1)
-    chosen_BC = logits_KBC[choice_B, torch.arange(len(samples), device=choice_B.device)]
+        logits = gate_logits(gate, [own.gate_input for own in clients])
+        scores = [client_scores(own, serving.aggregation) for own in logits]
+    held = [top_k(own, serving.top_k, rng) for own, rng in zip(scores, ties, strict=True)]
+    wanted = [range(num_experts)] * len(clients) if serving.hindsight else held
+    outputs, labels = expert_logits(load_expert, wanted, clients), [own.y.cpu() for own in clients]
+    answers = [Answers(*own) for own in zip(held, scores, logits, outputs, labels, strict=True)]
+    accuracies = accuracies_of([predictions_of(own, serving.output) for own in answers], labels, train_prior_C)
+    return [result_of(*own, hindsight=serving.hindsight) for own in zip(answers, accuracies, strict=True)]
+
+
+def predictions_of(own: Answers, output: str) -> dict[str, Tensor]:
+    """Returns the log_probs_BC of each sample's best held expert, and of the mixture (`output`: as `mix` says)."""
+    held_BK, logits_KBC = own.logits_BM[:, list(own.held)], torch.stack([own.outputs[i] for i in own.held])
+    chosen_BC = logits_KBC[held_BK.argmax(dim=1), torch.arange(len(held_BK))]
     predictions = {"zero_shot": torch.log_softmax(chosen_BC, dim=1)}
-    if len(held) > 1:
-        predictions["mixture"] = mix(logits_KBC, torch.softmax(held_BK, dim=1), serving.output)
-    accuracies = accuracies_of(predictions, samples.y, train_prior_C)
-    correct_MC = None
-    num_classes = logits_KBC.shape[2]
-    if serving.hindsight:
-        correct_MC = np.stack(
-            [_class_counts(samples.y[outputs[i].argmax(1) == samples.y], num_classes) for i in wanted]
-        )
-        accuracies["best_expert"] = float(correct_MC.sum(axis=1).max()) / len(samples)
-    expert_B = torch.tensor(held, device=choice_B.device)[choice_B]
-    routed = np.stack([_class_counts(samples.y[expert_B == i], num_classes) for i in range(num_experts)])
+    if len(own.held) > 1:
+        predictions["mixture"] = mix(logits_KBC, torch.softmax(held_BK, dim=1), output)
+    return predictions
+
+
+def accuracies_of(
+    predictions: Sequence[Mapping[str, Tensor]], labels: Sequence[Tensor], train_prior_C: Tensor
+) -> list[dict[str, float]]:
+    """Returns each client's accuracy by each prediction (log_probs_BC): as it is, and with prior correction (`_em`)."""
+    corrected = iter(correct_priors([every for own in predictions for every in own.values()], train_prior_C))
+    accuracies = []
+    for own, y_B in zip(predictions, labels, strict=True):
+        shares = {}
+        for name, log_probs_BC in own.items():
+            shares[name] = _share(log_probs_BC.argmax(dim=1) == y_B)
+            shares[f"{name}_em"] = _share(next(corrected).argmax(dim=1) == y_B)
+        accuracies.append(shares)
+    return accuracies
+
+
+def result_of(own: Answers, accuracies: Mapping[str, float], hindsight: bool) -> ClientResult:
+    """Returns one client's result; in hindsight every expert is measured."""
+    num_experts, num_classes = own.logits_BM.shape[1], own.outputs[own.held[0]].shape[1]
+    correct_MC, best = None, {}
+    if hindsight:
+        hits = [own.y_B[own.outputs[i].argmax(dim=1) == own.y_B] for i in range(num_experts)]
+        correct_MC = np.stack([_class_counts(hit, num_classes) for hit in hits])
+        best = {"best_expert": float(correct_MC.sum(axis=1).max()) / len(own.y_B)}
+    expert_B = torch.tensor(own.held)[own.logits_BM[:, list(own.held)].argmax(dim=1)]
+    routed = _class_counts(expert_B * num_classes + own.y_B, num_experts * num_classes)
     return ClientResult(
-        experts=held,
-        examples=len(samples),
-        accuracies=accuracies,
-        routed_MC=routed,
-        class_count_C=_class_counts(samples.y, num_classes),
+        experts=own.held,
+        examples=len(own.y_B),
+        accuracies={**accuracies, **best},
+        routed_MC=routed.reshape(num_experts, num_classes),
+        class_count_C=_class_counts(own.y_B, num_classes),
         correct_MC=correct_MC,
-        entropy=mean_entropy(logits_BM),
-        scores=tuple(scores),
+        entropy=mean_entropy(own.logits_BM),
+        scores=tuple(own.scores),
     )
 
 
-def common_expert_result(samples: ClientSamples, train_prior_C: Tensor) -> dict[str, float]:
-    """Returns the accuracies of the common expert alone, `plain` and with prior correction (`em`)."""
-    accuracies = accuracies_of({"plain": torch.log_softmax(samples.common_logits, 1)}, samples.y, train_prior_C)
-    return {"plain": accuracies["plain"], "em": accuracies["plain_em"]}
+def common_expert_results(
+    logits: Sequence[Tensor], labels: Sequence[Tensor], train_prior_C: Tensor
+) -> list[dict[str, float]]:
+    """Returns each client's accuracies by the common expert alone, `plain` and with prior correction (`em`).
 
-
-def accuracies_of(predictions: dict[str, Tensor], y_B: Tensor, train_prior_C: Tensor) -> dict[str, float]:
-    """Returns the accuracy of each prediction (log_probs_BC) as it is and, under `..._em`, with prior correction."""
-    accuracies = {}
-    for name, log_probs_BC in predictions.items():
-        accuracies[name] = _share(log_probs_BC.argmax(1) == y_B)
-        accuracies[f"{name}_em"] = _share(correct_prior(log_probs_BC, train_prior_C).argmax(1) == y_B)
-    return accuracies
+    Args:
+        logits: of each client's samples (B, C), on the CPU.
+        labels: likewise (B,).
+        train_prior_C: label prior of the common expert's own training data.
+    """
+    found = accuracies_of([{"plain": torch.log_softmax(own, dim=1)} for own in logits], labels, train_prior_C)
+    return [{"plain": own["plain"], "em": own["plain_em"]} for own in found]
 
 
 def mean_entropy(logits_BM: Tensor) -> float:
@@ -150,7 +194,7 @@ def mean_entropy(logits_BM: Tensor) -> float:
 
 
 def _class_counts(y: Tensor, num_classes: int) -> NDArray[np.int64]:
-    return torch.bincount(y, minlength=num_classes).cpu().numpy()
+    return torch.bincount(y, minlength=num_classes).numpy()
 
 
 def _share(hits_B: Tensor) -> float:

@@ -4,6 +4,7 @@ Float addition is not associative, so in deterministic mode the sums are whole n
 once per client. Such sums are the same in any order and for any split over nodes; an average is off by 1.2e-10 at most.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,17 +21,21 @@ __all__ = ["Sums", "diverged", "merge_sums", "sums_of_updates"]
 SCALE = 2.0**32
 LARGEST_TERM = 2.0**30  # of |value x weight|; more is treated as divergence
 LARGEST_SUM = 2**62
+LOOK = 2.0**61  # where a sum may have come so far, it is looked at; the bound is a float, and not exact at the limit
+BLOCK = 16384  # values that are added at a time: they stay in the processor's cache, and scratch does not grow
 
 
 def diverged(update: ClientUpdate) -> str | None:
     """Returns what makes the update unusable (a value that is not finite, or a huge one), or `None`."""
     parts = dict(update.experts) | ({} if update.gate is None else {-1: update.gate})
     for index, vector in parts.items():
+        largest = _largest(vector)
+        if largest * update.weight < LARGEST_TERM:
+            continue
         name = "gate" if index < 0 else f"expert {index}"
-        if not np.isfinite(vector).all():
+        if not math.isfinite(largest):
             return f"{name} holds NaN or infinite values; hint: lower the learning rate"
-        if vector.size and float(np.abs(vector).max()) * update.weight >= LARGEST_TERM:
-            return f"{name} has grown beyond {LARGEST_TERM:.0f} / weight {update.weight}; hint: lower the learning rate"
+        return f"{name} has grown beyond {LARGEST_TERM:.0f} / weight {update.weight}; hint: lower the learning rate"
     return None
 
 
@@ -46,15 +51,29 @@ class Sums:
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     weights: dict[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._bounds: dict[str, float] = {}  # by name, of the sums that are ours to change: no value is larger
+        self._scaled = np.empty(BLOCK, dtype=np.float64)
+        self._whole = np.empty(BLOCK, dtype=np.int64)
+
     def add(self, update: ClientUpdate) -> None:
         """Adds one client's update, which must be free of NaN (see `diverged`)."""
+        factor = update.weight * (SCALE if self.exact else 1.0)
         for name, vector in update.vectors().items():
-            self._add(name, self._term(vector, update.weight), update.weight)
+            total = self._total(name, vector.size, update.weight)
+            for first in range(0, vector.size, BLOCK):
+                part = slice(first, first + BLOCK)
+                self._add_term(total[part], vector[part], factor)
+            if self.exact:
+                self._check(name, _largest(vector) * factor + 1.0)
 
     def join(self, other: "Sums") -> None:
         """Adds another node's sums."""
         for name, array in other.arrays.items():
-            self._add(name, array, other.weights[name])
+            total = self._total(name, array.size, other.weights[name])
+            total += array
+            if self.exact:
+                self._check(name, _largest(array))
 
     def average(self, name: str) -> NDArray[np.float32]:
         """Returns the weighted average of what was added under `name`, float32."""
@@ -62,21 +81,43 @@ class Sums:
         mean = self.arrays[name].astype(np.float64) / (self.weights[name] * scale)
         return mean.astype(np.float32)
 
-    def _term(self, vector: NDArray[np.float32], weight: int) -> NDArray[Any]:
-        if self.exact:
-            return np.rint(vector.astype(np.float64) * (weight * SCALE)).astype(np.int64)
-        return vector.astype(np.float64) * weight
+    def _total(self, name: str, size: int, weight: int) -> NDArray[Any]:
+        """Returns the sum under `name`, ready to be added to in place, with the weight counted."""
+        if name not in self._bounds:
+            given = self.arrays.get(name)
+            # Nothing is -0.0 and not 0.0, which would change a -0.0 that is added to it.
+            nothing = np.zeros(size, dtype=np.int64) if self.exact else np.full(size, -0.0)
+            self.arrays[name] = nothing if given is None else given.copy()
+            self._bounds[name] = 0.0 if given is None else _largest(given)
+        self.weights[name] = self.weights.get(name, 0) + weight
+        return self.arrays[name]
 
-    def _add(self, name: str, term: NDArray[Any], weight: int) -> None:
-        if name in self.arrays:
-            total = self.arrays[name] + term
-            if self.exact and total.size and int(np.abs(total).max()) >= LARGEST_SUM:
+    def _add_term(self, total: NDArray[Any], values: NDArray[np.float32], factor: float) -> None:
+        """Adds values x factor to a part of a sum; in exact mode rounded to whole numbers."""
+        scaled = self._scaled[: values.size]
+        np.copyto(scaled, values)
+        scaled *= factor
+        if not self.exact:
+            total += scaled
+            return
+        whole = self._whole[: values.size]
+        np.rint(scaled, out=scaled)
+        np.copyto(whole, scaled, casting="unsafe")
+        total += whole
+
+    def _check(self, name: str, largest: float) -> None:
+        """Refuses an exact sum that has left its range, by the largest value that has just been added to it."""
+        self._bounds[name] += largest
+        if self._bounds[name] >= LOOK:
+            reached = _largest(self.arrays[name])
+            if reached >= LARGEST_SUM:
                 raise RoundError(f"the exact sum of {name} does not fit 64 bits; hint: set deterministic=false")
-            self.arrays[name] = total
-            self.weights[name] += weight
-        else:
-            self.arrays[name] = term
-            self.weights[name] = weight
+            self._bounds[name] = reached
+
+
+def _largest(values: NDArray[Any]) -> float:
+    """Returns the largest of all |values|; NaN where there is one, 0 for none. No copy is made for it."""
+    return max(float(np.maximum.reduce(values)), -float(np.minimum.reduce(values))) if values.size else 0.0
 
 
 def sums_of_updates(updates: Iterable[ClientUpdate], exact: bool) -> Sums:

@@ -8,7 +8,7 @@ from fedmoe.data.population import Population
 from fedmoe.federation.ledger import Ledger
 from fedmoe.federation.state import ServerState
 from fedmoe.settings import Settings
-from fedmoe.training.choice import TrainerChoice
+from fedmoe.training.speed import TrainerChoice
 
 __all__ = ["Federation", "Recorder"]
 

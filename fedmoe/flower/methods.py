@@ -29,7 +29,7 @@ from fedmoe.recording.rounds import append_round, truncate_rounds
 from fedmoe.recording.run_folder import MAIN, MethodFolder, RunFolder
 from fedmoe.references import known_names, load_plugin
 from fedmoe.settings import Settings
-from fedmoe.training.choice import TrainerChoice
+from fedmoe.training.speed import TrainerChoice
 
 __all__ = ["Method", "build_strategy", "ledger_of", "methods_of", "rounds_done", "run_method", "unused_tables"]
 

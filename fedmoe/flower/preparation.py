@@ -11,7 +11,7 @@ from fedmoe.data.contracts import LoadRequest
 from fedmoe.data.domains import parse_domains
 from fedmoe.data.embeddings import Chunk, EmbeddingTable, embedding_table
 from fedmoe.data.population import Population, build_population
-from fedmoe.data.population_cache import keep_population
+from fedmoe.data.population_cache import keep_population, open_population
 from fedmoe.data.prepared import apply_domains, prepare
 from fedmoe.errors import SettingsError
 from fedmoe.federation.state import ServerState
@@ -133,6 +133,8 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
     data = prepare(settings.data.name, request, source=settings.data.source)
     tell(f"partition: {settings.clients.partition}, {len(data.dataset.y_N):,} samples of {data.dataset.name}")
     population = build_population(data.dataset, settings)
+    dealt, partition = population.notes, keep_population(population)
+    population = open_population(partition, data.dataset.y_N)  # from the disk: what was built to deal can go
     if len(population.domains) > 1:
         data = apply_domains(data, population.domain_N, population.domains)
     common = common_expert(settings, data.dataset, data.fingerprint, population.public_ids, device, tell)
@@ -141,12 +143,12 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
         settings=settings,
         data=data,
         population=population,
-        partition=keep_population(population),
+        partition=partition,
         common=common,
         table=table,
         store=SampleStore.of(data.dataset, population, table, torch.device("cpu")),
         spec=expert_spec(settings, data.dataset),
-        notes=(*population.notes, *_common_notes(common)),
+        notes=(*dealt, *_common_notes(common)),
     )
 
 

@@ -3,11 +3,13 @@
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fedmoe.errors import RunFolderError
 
-__all__ = ["explain_disk", "write_atomic"]
+__all__ = ["atomic_file", "explain_disk", "write_atomic"]
 
 HINTS = {
     errno.ENOSPC: "the disk is full; hint: free some space, then go on with --resume",
@@ -25,8 +27,9 @@ def explain_disk(error: OSError, path: Path) -> RunFolderError:
     return RunFolderError(f"a run folder must be readable and writable, got '{path}': {reason}")
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` so that a kill at any moment leaves the old file or the new one, never a part.
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yields a file to write what `path` shall hold; a kill at any moment leaves the old file or the new one whole.
 
     The new bytes go into a neighbour on the same file system, reach the disk, and then take the old file's name.
 
@@ -37,15 +40,26 @@ def write_atomic(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with neighbour.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(neighbour, path)
         _sync_folder(path.parent)
     except OSError as error:
+        raise explain_disk(error, path) from error
+    finally:
         with contextlib.suppress(OSError):
             neighbour.unlink(missing_ok=True)
-        raise explain_disk(error, path) from error
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Writes `content` to `path`, as `atomic_file` does.
+
+    Raises:
+        RunFolderError: the disk is full, read-only or forbidden; the old file, if any, is untouched.
+    """
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def _sync_folder(folder: Path) -> None:

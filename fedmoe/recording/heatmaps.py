@@ -1,5 +1,6 @@
 """Plots as tables of colour: class by expert, client by expert, and who holds which labels."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -86,10 +87,8 @@ def draw_partition(record: RunRecord) -> Picture:
     counts = np.array(record.partition.get("counts") or [], dtype=float)
     if not counts.size:
         return "The run has not written who holds which labels."
-    num_training = int(record.partition.get("num_training", len(counts)))
-    anchors = sorted(int(client) for client in record.partition.get("anchors") or {})
-    normal = [client for client in range(num_training) if client not in set(anchors)]
-    columns = counts[[*anchors, *normal, *range(num_training, len(counts))]].T
+    roles = _by_role(record.partition, len(counts))
+    columns = counts[[row for rows, _ in roles for row in rows]].T
     names = record.partition.get("classes") or [str(label) for label in range(len(columns))]
     with styled():
         figure, (axes,) = blank(min(6.0, 1.4 + 0.24 * len(columns)))
@@ -99,15 +98,32 @@ def draw_partition(record: RunRecord) -> Picture:
         axes.set_yticks(range(len(columns)) if few else [], list(names) if few else [])
         axes.set_ylabel("" if few else f"{len(columns)} classes")
         axes.set_xticks([])
-        edges = [0, len(anchors), num_training, len(counts)]
-        for left, right, word in zip(edges, edges[1:], ("anchors", "normal clients", "unseen"), strict=False):
-            if right > left:
-                axes.text((left + right - 1) / 2, -0.8, f"{right - left} {word}", ha="center", va="bottom", fontsize=9)
-            if 0 < left < len(counts) and right > left:
+        left = 0
+        for rows, words in roles:
+            if rows:
+                middle = left + (len(rows) - 1) / 2
+                axes.text(middle, -0.8, words, ha="center", va="bottom", fontsize=9)
+            if left > 0 and rows:
                 axes.axvline(left - 0.5, color="#D55E00", linewidth=1.4)
+            left += len(rows)
         axes.set_xlabel("clients, a column each")
         _bar(figure, image, axes, "samples")
     return figure
+
+
+def _by_role(partition: Mapping[str, Any], num_rows: int) -> list[tuple[list[int], str]]:
+    """Returns the table's rows of anchors, normal and unseen clients, each with a word on how many there are."""
+    listed = partition.get("clients") or range(num_rows)
+    num_training = int(partition.get("num_training", num_rows))
+    anchors = {int(client) for client in partition.get("anchors") or {}}
+    rows: list[list[int]] = [[], [], []]
+    for row, client in enumerate(listed):
+        rows[0 if client in anchors else 1 if client < num_training else 2].append(row)
+    totals = (len(anchors), num_training - len(anchors), partition.get("num_unseen", len(rows[2])))
+    return [
+        (own, f"{total} {role}" if len(own) == total else f"{len(own)} of {total:,} {role}")
+        for own, total, role in zip(rows, totals, ("anchors", "normal clients", "unseen"), strict=True)
+    ]
 
 
 def _by_leader(share_MC: NDArray[Any]) -> list[int]:

@@ -1,18 +1,17 @@
 """`rounds.jsonl`: one JSON line a round, the interface to all that plots, compares or resumes."""
 
 import contextlib
-import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedmoe.errors import RunFolderError
-from fedmoe.recording.atomic import explain_disk, write_atomic
+from fedmoe.recording.atomic import explain_disk
 from fedmoe.recording.plain import json_text
 
-__all__ = ["append_round", "read_rounds", "truncate_rounds"]
+__all__ = ["append_round", "iter_rounds", "read_rounds", "truncate_rounds"]
 
 
 def append_round(folder: Path, line: Mapping[str, Any]) -> None:
@@ -45,8 +44,8 @@ def append_round(folder: Path, line: Mapping[str, Any]) -> None:
         raise explain_disk(error, path) from error
 
 
-def read_rounds(path: Path, torn_ok: bool = False) -> list[dict[str, Any]]:
-    """Returns the rounds in the file at `path`, oldest first; none where there is no such file.
+def iter_rounds(path: Path, torn_ok: bool = False) -> Iterator[dict[str, Any]]:
+    """Yields the rounds in the file at `path`, oldest first, one in memory at a time; none where there is no file.
 
     Args:
         path: a `rounds.jsonl`.
@@ -55,44 +54,64 @@ def read_rounds(path: Path, torn_ok: bool = False) -> list[dict[str, Any]]:
     Raises:
         RunFolderError: a line is not a round's record, or rounds are out of order.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise explain_disk(error, path) from error
-    *whole, rest = content.split(b"\n")
-    if rest and not torn_ok:
-        raise _torn(path)
-    rounds = [_parse(path, number, text) for number, text in enumerate(whole, start=1)]
-    for earlier, later in itertools.pairwise(rounds):
-        if later["round"] <= earlier["round"]:
-            raise RunFolderError(
-                f"rounds in '{path}' must rise, got round {later['round']} after round {earlier['round']}; "
-                "hint: have two runs written to this folder?"
-            )
-    return rounds
+    return (line for line, _ in _lines(path, torn_ok))
 
 
-def truncate_rounds(folder: Path, last_round: int) -> list[dict[str, Any]]:
-    """Cuts `folder/rounds.jsonl` back to rounds 1 to `last_round` and returns them; a torn last line goes too.
+def read_rounds(path: Path, torn_ok: bool = False, without: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Returns the rounds in the file at `path` as `iter_rounds` yields them, but for the keys in `without`."""
+    return [{key: line[key] for key in line if key not in without} for line in iter_rounds(path, torn_ok)]
+
+
+def truncate_rounds(folder: Path, last_round: int) -> None:
+    """Cuts `folder/rounds.jsonl` back to rounds 1 to `last_round`; a torn last line goes too.
 
     A run writes a round's line before its checkpoint, so the round of any checkpoint has its line.
 
     Raises:
-        RunFolderError: a round up to `last_round` is missing, or the file cannot be written.
+        RunFolderError: a round up to `last_round` is missing (the file is as before), or the file cannot be written.
     """
-    path = folder / "rounds.jsonl"
-    kept = [line for line in read_rounds(path, torn_ok=True) if line["round"] <= last_round]
-    missing = sorted(set(range(1, last_round + 1)) - {line["round"] for line in kept})
-    if missing:
+    path, wanted, size = folder / "rounds.jsonl", 1, 0
+    for line, end in _lines(path, torn_ok=True):
+        if line["round"] > last_round:
+            break
+        wanted, size = wanted + (line["round"] == wanted), end
+    if wanted <= last_round:
         raise RunFolderError(
             f"'{path}' must have a line for each of the {last_round} rounds that the checkpoint stands on, "
-            f"got none for round {missing[0]}; hint: start a new run"
+            f"got none for round {wanted}; hint: start a new run"
         )
-    lines = path.read_bytes().split(b"\n")[: len(kept)] if path.exists() else []
-    write_atomic(path, b"".join(line + b"\n" for line in lines))
-    return kept
+    try:
+        with path.open("r+b") as file:
+            file.truncate(size)
+            os.fsync(file.fileno())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise explain_disk(error, path) from error
+
+
+def _lines(path: Path, torn_ok: bool) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yields each round with the place in the file where its line ends."""
+    latest, end = None, 0
+    try:
+        with path.open("rb") as file:
+            for number, text in enumerate(file, start=1):
+                if not text.endswith(b"\n"):
+                    if torn_ok:
+                        return
+                    raise _torn(path)
+                line, end = _parse(path, number, text.removesuffix(b"\n")), end + len(text)
+                if latest is not None and line["round"] <= latest:
+                    raise RunFolderError(
+                        f"rounds in '{path}' must rise, got round {line['round']} after round {latest}; "
+                        "hint: have two runs written to this folder?"
+                    )
+                latest = line["round"]
+                yield line, end
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise explain_disk(error, path) from error
 
 
 def _parse(path: Path, number: int, text: bytes) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from fedmoe.errors import RunFolderError, SettingsError
-from fedmoe.recording.atomic import explain_disk, write_atomic
+from fedmoe.recording.atomic import atomic_file, explain_disk, write_atomic
 from fedmoe.recording.plain import json_text, to_plain
 from fedmoe.settings import Settings, from_flat, to_flat
 
@@ -114,19 +114,26 @@ class RunFolder:
         self._write_json("summary.json", summary)
 
     def write_partition(self, partition: Mapping[str, Any]) -> None:
-        """Writes `partition.json`: who holds how many samples of which label, and which clients are anchors."""
+        """Writes `partition.json`: who holds how many samples of which label, and which clients are anchors.
+
+        In a large population it lists some of the clients (`clients`: their ids), for it is a picture's source.
+        """
         self._write_json("partition.json", partition)
 
-    def write_clients(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes `clients.csv`: a row a client, a column for every key that any row has; lists are JSON in a cell."""
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            plain = {key: to_plain(value) for key, value in row.items()}
-            writer.writerow({k: json.dumps(v) if isinstance(v, (list, dict)) else v for k, v in plain.items()})
-        write_atomic(self.path / "clients.csv", text.getvalue().encode())
+    def write_clients(self, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes `clients.csv`: a row a client as it comes, empty where it lacks a column; lists are JSON in a cell.
+
+        Raises:
+            ValueError: a row has a key that is no column.
+        """
+        with atomic_file(self.path / "clients.csv") as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            for row in rows:
+                plain = {key: to_plain(value) for key, value in row.items()}
+                writer.writerow({k: json.dumps(v) if isinstance(v, (list, dict)) else v for k, v in plain.items()})
+            text.detach()  # written out, and left open for `atomic_file`
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Returns the table in the file `name`, or None where the run has not written it.

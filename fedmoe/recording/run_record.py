@@ -16,6 +16,7 @@ Line = Mapping[str, Any]
 Figures = dict[str, dict[str, Mapping[str, float | None]]]
 
 WINDOW = 10
+UNTOLD = ("clients", "rankings")  # of a round; nothing is drawn of them, and with many clients they are most of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +81,13 @@ def read_run(path: Path) -> RunRecord:
     settings = to_flat(folder.read_settings())
     summary = folder.read_json("summary.json") or {}
     main = str(summary.get("strategy") or settings["strategy.name"])
-    rounds = {main: read_rounds(folder.method(MAIN).rounds, torn_ok=True)}
+    rounds = {main: read_rounds(folder.method(MAIN).rounds, torn_ok=True, without=UNTOLD)}
     # Folders have short names, the summary and settings have those that the person wrote.
     written = {folder_name(name): name.strip() for name in str(settings["evaluate.baselines"]).split(",")}
     for short in folder.baselines():
         name = written.get(short, short)
-        rounds[f"{name} (baseline)" if name == main else name] = read_rounds(folder.method(short).rounds, torn_ok=True)
+        told = read_rounds(folder.method(short).rounds, torn_ok=True, without=UNTOLD)
+        rounds[f"{name} (baseline)" if name == main else name] = told
     return RunRecord(
         path=folder.path,
         main=main,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedmoe.data.contracts import Deal, Shares
+from fedmoe.data.partitions.dirichlet import _training
 from fedmoe.errors import SettingsError
 from fedmoe.references import known_names, load_plugin
 
@@ -215,6 +216,18 @@ def test_dirichlet_fills_empty_clients_and_says_so() -> None:
     assert min(len(share) for share in shares.train) == 1
     assert sum(len(share) for share in shares.train) == 200
     assert any("clients empty" in note for note in shares.notes)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_dirichlet_of_many_clients_takes_the_first_draw(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    easy, hard = make_deal(seed, alpha=0.6), make_deal(seed, num_clients=60, alpha=0.3)
+    draws = [_training(easy), _training(hard)]
+    monkeypatch.setattr("fedmoe.data.partitions.dirichlet.REDRAWN", 10)
+    first = [_training(easy), _training(hard)]
+    told = [[share.tolist() for share in shares] for shares, _ in (*draws, *first)]
+    assert told[0] == told[2], "it is the first of the draws that are made until all have enough"
+    assert min(map(len, told[1])) >= 10 > min(map(len, told[3])) >= 1
+    assert sum(map(len, told[3])) == len(hard.train_ids)
 
 
 BAD = {

@@ -1,11 +1,13 @@
 """The population as a whole: splits, anchors, groups, domains, caps, the partition hash."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fedmoe.data.contracts import Dataset, Deal, Shares
+from fedmoe.data.holdings import Holdings
 from fedmoe.data.overlap import check_disjoint
 from fedmoe.data.population import Population, build_population
 from fedmoe.data.selection import choose_keeping_labels, choose_stratified
@@ -73,13 +75,23 @@ def test_the_fingerprint_sees(change: str) -> None:
     population = build("random-labels")
     first, second, *others = population.shards
     changed = {
-        "a sample changes hands": {"shards": (first[:-1], np.concatenate([first[-1:], second]), *others)},
+        "a sample changes hands": {"shards": Holdings.of([first[:-1], np.concatenate([first[-1:], second]), *others])},
         "public": {"public_ids": population.public_ids[1:]},
         "group": {"group_N": (population.group_N + 1) % 5},
         "domain": {"domain_N": population.domain_N + 1},
-        "order of clients": {"shards": (second, first, *others)},
+        "order of clients": {"shards": Holdings.of([second, first, *others])},
     }[change]
     assert replace(population, **changed).fingerprint() != population.fingerprint()
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_the_fingerprint_is_the_hash_of_each_clients_samples_in_turn(partition: str) -> None:
+    population = build(partition)
+    words = (population.num_training, 10, sorted(population.anchors.items()), population.groups, population.domains)
+    digest = hashlib.sha256(repr(words).encode())
+    for array in (*population.shards, population.public_ids, population.group_N, population.domain_N):
+        digest.update(len(array).to_bytes(8, "little") + array.astype("<i8").tobytes())
+    assert population.fingerprint() == digest.hexdigest()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -90,7 +102,7 @@ def test_anchors_hold_their_own_disjoint_groups_which_cover_all_labels(seed: int
     assert [population.labels_of(q) for q in population.anchors] == list(population.groups)
     sizes = [len(population.shards[q]) for q in population.anchors]
     assert sizes == [(NUM_TRAIN - 400) // 25] * 5  # what a normal client has on the average
-    assert (population.normal, population.training) == (tuple(range(5, 25)), range(25))
+    assert (population.normal, population.training) == (range(5, 25), range(25))
     for q, group in enumerate(population.groups):
         assert np.isin(population.labels_N[population.group_N == q], group).all()
 
@@ -150,6 +162,8 @@ def test_counts_and_priors_agree_with_the_shards() -> None:
     population = build("dirichlet")
     counts = population.label_counts()
     assert counts.shape == (28, 10)
+    assert (population.label_totals == counts[: population.num_training].sum(axis=0)).all()
+    assert population.label_totals is population.label_totals, "counted once a run"
     for client, shard in enumerate(population.shards):
         assert (counts[client] == np.bincount(population.labels_N[shard], minlength=10)).all()
         np.testing.assert_allclose(population.label_prior(client), counts[client] / len(shard))

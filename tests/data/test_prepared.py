@@ -73,7 +73,7 @@ def test_what_is_opened_is_what_was_loaded(seed: int) -> None:
     opened = open_prepared(prepared.fingerprint)
     assert equal(opened.dataset, prepared.dataset)
     for array in (opened.dataset.x_NCHW, opened.dataset.y_N, opened.dataset.natural_N):
-        assert isinstance(array, np.memmap)
+        assert isinstance(array.base, np.memmap)
         assert not array.flags.writeable
     assert prepared.stand_in_for is None
     assert opened.folder == prepared.folder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedmoe.evaluation.prior_em import correct_prior
+from fedmoe.evaluation.prior_em import correct_priors
 
 
 def log_probs(seed: int, size: int = 40, classes: int = 4) -> torch.Tensor:
@@ -26,14 +26,14 @@ def test_two_classes_get_the_most_likely_prior_of_a_fine_grid(seed: int) -> None
     scores, train_prior = log_probs(seed, classes=2), np.array([0.7, 0.3])
     grid = np.linspace(0.0005, 0.9995, 2000)
     best = max(grid, key=lambda q: likelihood(scores, train_prior, np.array([q, 1 - q])))
-    posterior = correct_prior(scores, torch.tensor(train_prior), max_steps=5000, tolerance=1e-12)
+    (posterior,) = correct_priors([scores], torch.tensor(train_prior), max_steps=5000, tolerance=1e-12)
     assert float(posterior.mean(dim=0)[0]) == pytest.approx(best, abs=2e-3)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_answer_is_a_fixed_point_of_the_formula(seed: int) -> None:
     scores, train_prior = log_probs(seed), torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
-    posterior = correct_prior(scores, train_prior, max_steps=20000, tolerance=1e-14)
+    (posterior,) = correct_priors([scores], train_prior, max_steps=20000, tolerance=1e-14)
     prior = posterior.mean(dim=0)
     again = scores.exp() * prior / train_prior
     torch.testing.assert_close(again / again.sum(dim=1, keepdim=True), posterior, rtol=1e-6, atol=1e-8)
@@ -44,7 +44,8 @@ def test_the_answer_is_a_fixed_point_of_the_formula(seed: int) -> None:
 def test_each_step_makes_the_batch_more_likely(seed: int) -> None:
     scores, train_prior = log_probs(seed), np.full(4, 0.25)
     priors = [
-        correct_prior(scores, uniform(4), max_steps=steps, tolerance=0.0).mean(dim=0).numpy() for steps in range(1, 20)
+        correct_priors([scores], uniform(4), max_steps=steps, tolerance=0.0)[0].mean(dim=0).numpy()
+        for steps in range(1, 20)
     ]
     found = [likelihood(scores, train_prior, prior) for prior in priors]
     assert all(later >= earlier - 1e-12 for earlier, later in itertools.pairwise(found))
@@ -53,7 +54,7 @@ def test_each_step_makes_the_batch_more_likely(seed: int) -> None:
 def test_sure_predictions_give_their_own_shares_and_stay() -> None:
     labels = torch.tensor([0] * 6 + [2] * 3)
     scores = torch.log_softmax(torch.nn.functional.one_hot(labels, 3).double() * 60, dim=1)
-    posterior = correct_prior(scores, uniform(3))
+    (posterior,) = correct_priors([scores], uniform(3))
     assert posterior.argmax(dim=1).tolist() == labels.tolist()
     torch.testing.assert_close(posterior.mean(dim=0), torch.tensor([6 / 9, 0, 3 / 9], dtype=torch.float64))
 
@@ -61,7 +62,7 @@ def test_sure_predictions_give_their_own_shares_and_stay() -> None:
 @pytest.mark.parametrize("steps", [1, 10, 100, 1000])
 def test_a_label_that_was_never_trained_stays_impossible(steps: int) -> None:
     train_prior = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=torch.float64)
-    posterior = correct_prior(log_probs(1), train_prior, max_steps=steps, tolerance=0.0)
+    (posterior,) = correct_priors([log_probs(1)], train_prior, max_steps=steps, tolerance=0.0)
     assert posterior[:, 2:].max() == 0
     assert torch.isfinite(posterior).all()
 
@@ -75,8 +76,69 @@ def test_it_finds_a_shifted_prior_and_helps(seed: int, shift: list[float]) -> No
     x = rng.normal(centres[labels], 0.7)
     joint = np.exp(-((x[:, None] - centres) ** 2) / (2 * 0.7**2)) * train_prior
     scores = torch.from_numpy(np.log(joint / joint.sum(axis=1, keepdims=True)))
-    posterior = correct_prior(scores, torch.from_numpy(train_prior), max_steps=2000)
+    (posterior,) = correct_priors([scores], torch.from_numpy(train_prior), max_steps=2000)
     np.testing.assert_allclose(posterior.mean(dim=0).numpy(), shift, atol=0.06)
     before = float((scores.argmax(dim=1).numpy() == labels).mean())
     after = float((posterior.argmax(dim=1).numpy() == labels).mean())
     assert after > before
+
+
+def by_hand(log_probs_BC: torch.Tensor, train_prior: torch.Tensor) -> torch.Tensor:
+    """The two formulas in turn, in logarithms, for one batch."""
+    prior, scores = train_prior, log_probs_BC.double() - train_prior.log()
+    scores[:, train_prior == 0] = float("-inf")
+    for _ in range(100):
+        posterior = torch.softmax(scores + prior.clamp_min(1e-300).log(), dim=1)
+        before, prior = prior, posterior.mean(dim=0)
+        if (prior - before).abs().max() < 1e-6:
+            break
+    return posterior
+
+
+def ragged(seed: int, clients: int, most: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    classes, sharpness = int(rng.integers(2, 30)), float(rng.uniform(0.2, 6))
+    stream = torch.Generator().manual_seed(seed)
+    batches = [
+        torch.log_softmax(sharpness * torch.randn(int(size), classes, generator=stream), dim=1)
+        for size in rng.integers(1, most, clients)
+    ]
+    prior = torch.from_numpy(rng.dirichlet(np.ones(classes)))
+    if seed % 2:
+        prior[0] = 0
+    return batches, prior / prior.sum()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_many_batches_get_what_the_formulas_give_each(seed: int) -> None:
+    batches, prior = ragged(seed, clients=25, most=120)
+    for log_probs_BC, posterior_BC in zip(batches, correct_priors(batches, prior), strict=True):
+        expected_BC = by_hand(log_probs_BC, prior)
+        torch.testing.assert_close(posterior_BC, expected_BC, rtol=0, atol=1e-12)
+        assert torch.equal(posterior_BC.argmax(dim=1), expected_BC.argmax(dim=1))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_batch_gets_the_same_bits_alone_and_among_others(seed: int, threads: int) -> None:
+    # 30 ragged batches of 200 rows and up to 29 classes: in one go of `VALUES`, or in two or three.
+    batches, prior = ragged(seed, clients=30, most=400)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    order = np.random.default_rng(seed).permutation(30)
+    together = correct_priors(batches, prior)
+    shuffled = correct_priors([batches[n] for n in order], prior)
+    for n, posterior_BC in zip(order, shuffled, strict=True):
+        assert posterior_BC.numpy().tobytes() == together[n].numpy().tobytes()
+    for n in order[:10]:
+        (alone_BC,) = correct_priors([batches[n]], prior)
+        assert alone_BC.numpy().tobytes() == together[n].numpy().tobytes()
+    torch.set_num_threads(before)
+
+
+def test_a_prior_that_dies_out_leaves_finite_probabilities() -> None:
+    sure = torch.log_softmax(torch.tensor([[900.0, 0.0, -900.0]] * 5), dim=1)
+    mixed = torch.log_softmax(torch.tensor([[900.0, 0.0, -900.0]] * 50 + [[-3000.0, 0.0, -900.0]]), dim=1)
+    for posterior in correct_priors([sure, mixed], uniform(3), max_steps=1000, tolerance=0.0):
+        assert torch.isfinite(posterior).all()
+        torch.testing.assert_close(posterior.sum(dim=1), torch.ones(len(posterior)).double())

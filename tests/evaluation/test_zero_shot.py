@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fedmoe.data.population import build_population
+from fedmoe.evaluation.prior_em import correct_priors
 from fedmoe.evaluation.served import served_ids
-from fedmoe.evaluation.zero_shot import ClientResult, Serving, common_expert_result, serve_client
+from fedmoe.evaluation.zero_shot import ClientResult, Serving, common_expert_results, serve_clients
 from fedmoe.moe.construction import build_expert, build_gate
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.gate import Gate, GateSpec
@@ -24,7 +25,6 @@ def client(seed: int, size: int = SIZE) -> ClientSamples:
         images=torch.randint(256, (size, 1, 2, 2), generator=stream).to(torch.uint8),
         y=torch.randint(CLASSES, (size,), generator=stream),
         gate_input=torch.randn(size, WIDTH, generator=stream),
-        common_logits=torch.randn(size, CLASSES, generator=stream),
         mean=torch.full((1, 1, 1), 128.0),
         std=torch.full((1, 1, 1), 60.0),
     )
@@ -42,7 +42,8 @@ def gate_of(seed: int, name: str = "mlp") -> Gate:
 
 def serve(seed: int, samples: ClientSamples, serving: Serving, gate: Gate | None = None) -> ClientResult:
     rng = np.random.default_rng(0)
-    return serve_client(gate or gate_of(seed), pool(seed)[1], POOL, samples, serving, PRIOR, rng)
+    (result,) = serve_clients(gate or gate_of(seed), pool(seed)[1], POOL, [samples], serving, PRIOR, [rng])
+    return result
 
 
 @torch.no_grad()
@@ -86,6 +87,21 @@ def test_the_mixture_weighs_the_held_experts_by_the_gate(seed: int) -> None:
     assert result.accuracies["mixture"] == pytest.approx(float((mixed.argmax(1) == samples.y).double().mean()))
 
 
+def test_the_correction_is_of_the_clients_own_batch() -> None:
+    prior, moved = torch.tensor([0.55, 0.25, 0.15, 0.05], dtype=torch.float64), 0
+    clients = [client(seed, 30 + 20 * seed) for seed in range(4)]
+    ties = [np.random.default_rng(0) for _ in clients]
+    results = serve_clients(gate_of(1), pool(1)[1], POOL, clients, Serving(top_k=1), prior, ties)
+    for samples, result in zip(clients, results, strict=True):
+        with torch.no_grad():
+            log_probs = torch.log_softmax(pool(1)[0][result.experts[0]](samples.inputs(slice(None))), dim=1)
+        (corrected,) = correct_priors([log_probs], prior)
+        share = float((corrected.argmax(dim=1) == samples.y).double().mean())
+        assert result.accuracies["zero_shot_em"] == pytest.approx(share)
+        moved += result.accuracies["zero_shot_em"] != result.accuracies["zero_shot"]
+    assert moved > 2
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_labels_are_counted_and_never_chosen_by(seed: int) -> None:
     samples = client(seed)
@@ -115,7 +131,7 @@ def test_the_best_expert_in_hindsight_is_an_upper_bound(seed: int) -> None:
 def test_a_dense_model_needs_no_gate() -> None:
     samples, (experts, _) = client(0), pool(0)
     rng = np.random.default_rng(0)
-    result = serve_client(None, lambda _: experts[3], 1, samples, Serving(top_k=1), PRIOR, rng)
+    (result,) = serve_clients(None, lambda _: experts[3], 1, [samples], Serving(top_k=1), PRIOR, [rng])
     with torch.no_grad():
         hits = (experts[3](samples.inputs(slice(None))).argmax(1) == samples.y).double()
     assert result.accuracies["zero_shot"] == pytest.approx(float(hits.mean()))
@@ -124,13 +140,31 @@ def test_a_dense_model_needs_no_gate() -> None:
 
 
 def test_a_uniform_gate_gives_experts_by_lot() -> None:
-    samples = client(0)
-    gate = gate_of(0, "uniform")
-    seen = {
-        serve_client(gate, pool(0)[1], POOL, samples, Serving(top_k=1), PRIOR, np.random.default_rng(seed)).experts
-        for seed in range(40)
-    }
-    assert seen == {(i,) for i in range(POOL)}
+    gate, lots = gate_of(0, "uniform"), [np.random.default_rng(seed) for seed in range(40)]
+    results = serve_clients(gate, pool(0)[1], POOL, [client(0)] * 40, Serving(top_k=1), PRIOR, lots)
+    assert {result.experts for result in results} == {(i,) for i in range(POOL)}
+
+
+@pytest.mark.parametrize(
+    ("k", "hindsight", "output"), [(1, False, "logit"), (2, True, "probability"), (5, False, "logit")]
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_client_fares_the_same_alone_and_among_others(seed: int, k: int, hindsight: bool, output: str) -> None:
+    serving = Serving(top_k=k, hindsight=hindsight, output=output)
+    sizes = np.random.default_rng(seed).integers(1, 200, 7).tolist()
+    clients = [client(10 * seed + n, size) for n, size in enumerate(sizes)]
+
+    def served(some: list[int]) -> list[str]:
+        ties = [np.random.default_rng(n) for n in some]
+        own = [clients[n] for n in some]
+        gate = gate_of(seed, "mlp" if seed % 2 else "uniform")
+        results = serve_clients(gate, pool(seed)[1], POOL, own, serving, PRIOR, ties)
+        return [repr({**vars(result), "scores": [score.hex() for score in result.scores]}) for result in results]
+
+    together = served([3, 1, 0, 6, 2, 5, 4])
+    for place, n in enumerate([3, 1, 0, 6, 2, 5, 4]):
+        assert served([n]) == [together[place]]
+    assert served([6, 2]) == together[3:5]
 
 
 @pytest.mark.parametrize("size", [1, 511, 513, 1100])
@@ -143,11 +177,12 @@ def test_batches_do_not_show_in_the_result(size: int) -> None:
 
 
 def test_the_common_expert_is_judged_on_its_cached_logits() -> None:
-    samples = client(2)
-    result = common_expert_result(samples, PRIOR)
-    assert result["plain"] == pytest.approx(float((samples.common_logits.argmax(1) == samples.y).double().mean()))
-    perfect = replace(samples, common_logits=torch.nn.functional.one_hot(samples.y, CLASSES).float() * 50)
-    assert common_expert_result(perfect, PRIOR) == {"plain": 1.0, "em": 1.0}
+    stream = torch.Generator().manual_seed(2)
+    logits, y = torch.randn(SIZE, CLASSES, generator=stream), torch.randint(CLASSES, (SIZE,), generator=stream)
+    perfect = torch.nn.functional.one_hot(y, CLASSES).float() * 50
+    one, two = common_expert_results([logits, perfect], [y, y], PRIOR)
+    assert one["plain"] == pytest.approx(float((logits.argmax(1) == y).double().mean()))
+    assert two == {"plain": 1.0, "em": 1.0}
 
 
 @pytest.mark.parametrize("limit", [0, 5, 10_000])

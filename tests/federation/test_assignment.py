@@ -1,3 +1,4 @@
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -36,6 +37,29 @@ def test_a_sample_is_of_different_clients_in_order(seed: int) -> None:
     assert sample_clients(ids, 5, np.random.default_rng(seed)) == tuple(ids)
 
 
+@pytest.mark.parametrize(("num", "count"), [(5, 5), (30, 7), (20_000, 10), (20_000, 900), (100_000, 1000)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sample_of_a_range_is_that_of_its_list(seed: int, num: int, count: int) -> None:
+    ids = range(7, 7 + num)
+    chosen = sample_clients(ids, count, np.random.default_rng(seed))
+    assert chosen == sample_clients(list(ids), count, np.random.default_rng(seed))
+    lots = np.random.default_rng(seed).choice(np.asarray(ids), size=count, replace=False)
+    assert list(chosen) == sorted(lots.tolist())
+
+
+def test_a_sample_costs_what_it_holds_and_not_what_it_is_drawn_from() -> None:
+    tracemalloc.start()
+    try:
+        assert len(sample_clients(range(10**8), 100, np.random.default_rng(0))) == 100
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_nobody_of_nobody_can_be_sampled() -> None:
+    assert sample_clients((), 0, np.random.default_rng(0)) == ()
+
+
 def test_each_subset_of_clients_is_about_as_likely() -> None:
     seen = Counter(sample_clients(range(4), 2, np.random.default_rng(seed)) for seed in range(1200))
     assert len(seen) == 6
@@ -60,6 +84,19 @@ def test_every_client_is_placed_once_and_loads_are_even(seed: int, nodes: int) -
     loads = [sum(sizes[client] for client in cohort) for cohort in cohorts]
     # A client goes where the least is to do: no node can be ahead of another by more than one client.
     assert max(loads) - min(loads) <= max(sizes.values())
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 8])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_next_client_goes_to_the_first_of_the_least_loaded_nodes(seed: int, nodes: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = {int(client): int(rng.integers(0, 6)) for client in rng.choice(100, 40, replace=False)}
+    loads, cohorts = [0] * nodes, [[] for _ in range(nodes)]
+    for client in sorted(sizes, key=lambda client: (-sizes[client], client)):
+        node = loads.index(min(loads))
+        cohorts[node].append(client)
+        loads[node] += sizes[client]
+    assert place(sizes, nodes) == tuple(tuple(sorted(cohort)) for cohort in cohorts)
 
 
 def test_placement_does_not_depend_on_the_order_of_the_clients() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from fedmoe.errors import RoundError
 from fedmoe.federation.job import ClientUpdate
-from fedmoe.federation.merging import SCALE, Sums, diverged, merge_sums, sums_of_updates
+from fedmoe.federation.merging import BLOCK, LARGEST_SUM, SCALE, Sums, diverged, merge_sums, sums_of_updates
 from fedmoe.federation.state import ServerState, moving_average
 
 SIZE, POOL = 40, 4
@@ -71,6 +71,74 @@ def test_exact_sums_are_whole_numbers_that_add_up(seed: int) -> None:
         expected = sum(round(Fraction(float(u.gate[index])) * u.weight * int(SCALE)) for u in updates)
         assert int(sums.arrays["gate"][index]) == expected
     assert sums.weights["gate"] == sum(u.weight for u in updates)
+
+
+def gates(seed: int, size: int, clients: int = 6) -> list[ClientUpdate]:
+    """Updates of one vector each: values of all magnitudes, zeros of both signs among them."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((clients, size)) * 10.0 ** rng.integers(-45, 3, (clients, size))
+    vectors[rng.random((clients, size)) < 0.2] = -0.0
+    weights = rng.integers(1, 300, clients).tolist()
+    return [
+        ClientUpdate(client_id=client, num_examples=1, weight=weight, gate=vector, experts={}, metrics={})
+        for client, (vector, weight) in enumerate(zip(vectors.astype(np.float32), weights, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("size", [0, 1, 600, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 7])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sums_have_the_bytes_of_the_plain_formula(seed: int, size: int, exact: bool) -> None:
+    updates, total = gates(seed, size), None
+    sums = Sums(exact)
+    for update in updates:
+        term = update.gate.astype(np.float64) * (update.weight * (SCALE if exact else 1))
+        term = np.rint(term).astype(np.int64) if exact else term
+        total = term if total is None else total + term
+        sums.add(update)
+        assert sums.arrays["gate"].tobytes() == total.tobytes()
+    assert sums.arrays["gate"].dtype == total.dtype
+    assert (Sums(exact).arrays, sums.weights) == ({}, {"gate": sum(update.weight for update in updates)})
+    joined = Sums(exact)
+    joined.join(sums)
+    assert joined.arrays["gate"].tobytes() == total.tobytes()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_sums_that_came_from_elsewhere_are_left_as_they_are(exact: bool) -> None:
+    updates = gates(0, 5)
+    given = sums_of_updates(updates[:2], exact)
+    array = given.arrays["gate"].copy()
+    array.setflags(write=False)  # as a message's may be
+    received, total = Sums(exact, {"gate": array}, dict(given.weights)), Sums(exact)
+    total.join(received)
+    for update in updates[2:]:
+        received.add(update)
+        total.add(update)
+    whole = sums_of_updates(updates, exact)
+    for sums in (received, total):
+        assert (sums.arrays["gate"].tobytes(), sums.weights) == (whole.arrays["gate"].tobytes(), whole.weights)
+    assert array.tobytes() == given.arrays["gate"].tobytes()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_sum_is_refused_at_the_very_update_that_makes_it_too_large(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    signs = rng.choice([-1, 1], (12, 1), p=[0.2, 0.8]) if seed % 2 else rng.choice([-1, 1], (12, 3))
+    values = (signs * rng.uniform(2.0**26, 2.0**29.9, (12, 3))).astype(np.float32)
+    terms = [[int(Fraction(float(v)) * int(SCALE)) for v in row] for row in values]
+    reached = [max(abs(sum(column)) for column in zip(*terms[: k + 1], strict=True)) for k in range(12)]
+    sums, joined = Sums(True), Sums(True)
+    for vector, most in zip(values, reached, strict=True):
+        update = ClientUpdate(client_id=0, num_examples=1, weight=1, gate=vector, experts={}, metrics={})
+        for add in (lambda: sums.add(update), lambda: joined.join(sums_of_updates([update], True))):  # noqa: B023
+            if most < LARGEST_SUM:
+                add()
+                continue
+            with pytest.raises(RoundError, match="does not fit 64 bits"):
+                add()
+        if most >= LARGEST_SUM:
+            break
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 9])
@@ -148,6 +216,17 @@ def test_divergence_is_refused(value: float) -> None:
         client_id=0, num_examples=1, weight=1, gate=None, experts={2: with_gate(value).gate}, metrics={}
     )
     assert "expert 2" in str(diverged(expert))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 1, 7, 999])
+def test_one_value_that_is_not_finite_is_seen_wherever_it_stands(at: int, value: float) -> None:
+    vector = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    vector[at] = value
+    update = ClientUpdate(client_id=0, num_examples=1, weight=1, gate=None, experts={0: vector}, metrics={})
+    assert "NaN or infinite" in str(diverged(update))
+    nothing = ClientUpdate(client_id=0, num_examples=1, weight=1, gate=vector[:0], experts={}, metrics={})
+    assert diverged(nothing) is None
 
 
 def test_how_large_a_value_may_be_depends_on_its_weight() -> None:

@@ -381,7 +381,7 @@ def test_a_disk_that_is_full_at_any_moment_is_one_line_and_once_there_is_room_th
     shutil.copytree(finished.parents[1] / "home", place / "home")
     options = ["--run-config", f"output-dir='{place / 'runs'}' evaluate.baselines=''"]
     stages = set()
-    for room in (0, 3, 6, 7, 9, 13):
+    for room in (0, 3, 6, 7, 9, 11, 13):
         with monkeypatch.context() as disk:
             disk.setattr(os, "fsync", FullDisk(room))
             answer = say(place, capsys, monkeypatch, *options)

@@ -36,7 +36,7 @@ def sampled(run: Path, round_num: int) -> list[int]:
 
 @pytest.mark.parametrize(
     ("kind", "told"),
-    [("raise", "ArithmeticError: client {} cannot count"), ("nan", "NaN or infinite"), ("1e12", "has grown beyond")],
+    [("raise", "ArithmeticError: this client cannot count"), ("nan", "NaN or infinite"), ("1e12", "has grown beyond")],
 )
 def test_a_failing_client_is_named_and_left_out(tmp_path: Path, healthy: Path, kind: str, told: str) -> None:
     victim, *others = sampled(healthy, 2)
@@ -46,7 +46,7 @@ def test_a_failing_client_is_named_and_left_out(tmp_path: Path, healthy: Path, k
     assert second["clients"] == [victim, *others]
     (failure,) = second["failures"]
     assert (failure["stage"], failure["client"], failure["round"]) == ("train", victim, 2)
-    assert told.format(victim) in failure["error"]
+    assert told in failure["error"]
     assert second["completed"] == 4
     assert third["failures"] == []
     assert third["completed"] == 5

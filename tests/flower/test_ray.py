@@ -24,7 +24,7 @@ pytestmark = [
 QUICKSTART = Path(__file__).parents[2] / "simulations/quickstart"
 REDUCED = (
     "num-server-rounds=2 clients.num=12 clients.per-round=6 clients.anchors-per-round=3 clients.unseen=2 "
-    "common-expert.epochs=1 evaluate.every=1 evaluate.baselines='fedavg'"
+    "common-expert.epochs=1 evaluate.every=1 evaluate.baselines='fedavg' train.trainer='stacked'"
 )
 PROMISED = {
     "": "simulation strategy dataset seed rounds unseen bytes seconds",

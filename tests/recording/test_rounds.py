@@ -44,7 +44,8 @@ def test_wherever_a_kill_cuts_the_file_no_round_is_wrong(folder):
 def test_cutting_back_gives_the_bytes_of_a_run_that_stopped_there(folder, tmp_path_factory, keep):
     with (folder / "rounds.jsonl").open("ab") as file:
         file.write(b'{"round": 6, "tra')
-    assert truncate_rounds(folder, keep) == LINES[:keep]
+    truncate_rounds(folder, keep)
+    assert read_rounds(folder / "rounds.jsonl") == LINES[:keep]
     other = tmp_path_factory.mktemp("other")
     (other / "rounds.jsonl").touch()
     for line in LINES[:keep]:
@@ -57,6 +58,20 @@ def test_cutting_back_refuses_a_round_without_a_line(folder):
     with pytest.raises(RunFolderError, match="round 6"):
         truncate_rounds(folder, 6)
     assert (folder / "rounds.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("last", [2, 3, 4])
+def test_cutting_back_names_the_round_that_is_missing_in_the_middle(tmp_path, last):
+    for number in (1, 3, 4):
+        append_round(tmp_path, {"round": number})
+    with pytest.raises(RunFolderError, match="got none for round 2"):
+        truncate_rounds(tmp_path, last)
+    assert len(read_rounds(tmp_path / "rounds.jsonl")) == 3
+
+
+def test_cutting_back_what_is_not_there_leaves_nothing(tmp_path):
+    truncate_rounds(tmp_path, 0)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("bad", [b"nonsense\n", b"[1]\n", b'{"loss": 1}\n', b'{"round": true}\n', b"\n"])

@@ -112,13 +112,30 @@ def test_a_damaged_table_is_named(run, content):
 
 
 def test_clients_come_back_with_every_column(run):
-    run.write_clients([{"client_id": 0, "labels": [1, 2]}, {"client_id": 1, "accuracy": 0.25, "labels": []}])
+    rows = [{"client_id": 0, "labels": [1, 2]}, {"client_id": 1, "accuracy": 0.25, "labels": []}]
+    run.write_clients(["client_id", "labels", "accuracy"], iter(rows))
     with (run.path / "clients.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows == [
         {"client_id": "0", "labels": "[1, 2]", "accuracy": ""},
         {"client_id": "1", "labels": "[]", "accuracy": "0.25"},
     ]
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left"), ValueError])
+def test_rows_that_end_in_an_error_leave_the_old_table(run, fault):
+    run.write_clients(["client_id"], [{"client_id": 7}])
+
+    def rows():
+        yield {"client_id": 0}
+        raise fault
+
+    with pytest.raises((KeyboardInterrupt, ValueError, RunFolderError)):
+        run.write_clients(["client_id"], rows())
+    assert (run.path / "clients.csv").read_text() == "client_id\n7\n"
+    assert [item.name for item in run.path.iterdir()] == ["clients.csv"]
+    with pytest.raises(ValueError, match="fields not in"):
+        run.write_clients(["client_id"], [{"client": 0}])
 
 
 @pytest.mark.parametrize(

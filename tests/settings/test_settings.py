@@ -14,7 +14,7 @@ FIELDS = dict(leaves())
 NUMBERS = {key: item for key, item in FIELDS.items() if type(item.default) in (int, float)}
 FLOATS = [key for key, item in FIELDS.items() if isinstance(item.default, float)]
 PROMISED = """
-    seed num-server-rounds deterministic output-dir data.name data.root data.source clients.num
+    seed num-server-rounds deterministic output-dir checkpoint-every data.name data.root data.source clients.num
     clients.per-round clients.anchors-per-round clients.partition clients.labels-per-client clients.alpha
     clients.unseen common-expert.source common-expert.epochs common-expert.accuracy gate.name gate.hidden
     experts.num experts.top-k experts.model experts.init train.epochs train.batch-size train.learning-rate

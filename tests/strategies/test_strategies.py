@@ -11,7 +11,7 @@ import torch
 from fedmoe.data.embeddings import EmbeddingTable
 from fedmoe.data.population import Population, build_population
 from fedmoe.errors import SettingsError
-from fedmoe.evaluation.zero_shot import serve_client
+from fedmoe.evaluation.zero_shot import serve_clients
 from fedmoe.federation.job import Term
 from fedmoe.federation.ledger import Ledger
 from fedmoe.federation.state import ServerState
@@ -19,12 +19,12 @@ from fedmoe.flower.federation import Federation
 from fedmoe.flower.methods import build_strategy
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.wire import job_from_json, job_to_json
-from fedmoe.moe.construction import build_expert, build_gate
+from fedmoe.moe.construction import build_expert, build_gate, gate_class
 from fedmoe.moe.expert import ExpertSpec
 from fedmoe.moe.gate import GateSpec
 from fedmoe.references import known_names
 from fedmoe.training.objective import load_objective
-from fedmoe.training.samples import SampleStore
+from fedmoe.training.samples import Lots, SampleStore
 from tests.small import NUM_CLASSES, blobs, small_settings
 
 
@@ -167,19 +167,19 @@ def test_it_serves_a_client_that_it_has_never_seen(name: str, arguments: dict[st
     store = SampleStore.of(data, strategy.federation.population, table, torch.device("cpu"))
     spec = ExpertSpec(in_shape=(1, 4, 4), num_classes=NUM_CLASSES, width=5)
     pool = [build_expert("mlp", spec, i) for i in range(strategy.num_experts)]
-    width = store.gate_width("group" if gate == "oracle" else "embedding")
+    width = store.gate_width(gate_class(gate).reads, len(pool))
     module = build_gate(gate, GateSpec(in_features=width, num_experts=len(pool), hidden=4), 0)
     prior = torch.full((NUM_CLASSES,), 1 / NUM_CLASSES, dtype=torch.float64)
     for client in strategy.federation.population.unseen:
-        samples = store.load(strategy.federation.population.shards[client], module.reads)
-        result = serve_client(
+        samples = store.load(strategy.federation.population.shards[client], module.reads, Lots(client, len(pool)))
+        (result,) = serve_clients(
             module if strategy.has_gate else None,
             lambda i: pool[i],
             len(pool),
-            samples,
+            [samples],
             strategy.serving(),
             prior,
-            np.random.default_rng(1),
+            [np.random.default_rng(1)],
         )
         assert len(result.experts) == len(set(result.experts)) == min(settings.experts.top_k, len(pool))
         assert set(result.experts) <= set(range(len(pool)))

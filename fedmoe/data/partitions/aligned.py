@@ -5,7 +5,8 @@ from itertools import cycle, islice
 import numpy as np
 
 from fedmoe.data.contracts import Deal, Ids, Shares
-from fedmoe.data.novelty import LabelSet, draw_sets, unseen_of
+from fedmoe.data.holdings import LabelSet
+from fedmoe.data.novelty import draw_sets, unseen_of
 from fedmoe.errors import SettingsError
 from fedmoe.seeding import numpy_stream
 

@@ -1,11 +1,13 @@
 """The Dirichlet partition: each label's samples fall on the clients in proportions drawn from Dirichlet(alpha)."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from fedmoe.data.contracts import Deal, Ids, Shares
-from fedmoe.data.novelty import LabelSet, label_sets
+from fedmoe.data.holdings import Holdings, LabelSet
+from fedmoe.data.novelty import label_sets
 from fedmoe.data.partitioner import partitioner_seed, split
 from fedmoe.errors import SettingsError
 from fedmoe.seeding import numpy_stream
@@ -14,6 +16,8 @@ __all__ = ["dirichlet"]
 
 # What a client should have at least; the draw is repeated (10 times, by flwr-datasets) until all have it.
 SMALLEST = 10
+# Above so many clients one draw stands: to say that it was in vain takes flwr-datasets clients x clients steps.
+REDRAWN = 5_000
 TEST_DRAWS = 30
 TEST_PART = 50
 
@@ -21,7 +25,8 @@ TEST_PART = 50
 def dirichlet(deal: Deal) -> Shares:
     """Returns shares with label proportions drawn from Dirichlet(alpha); unseen clients are drawn from the test pool.
 
-    Where no draw gives every client a few samples, the last draw stands and clients left empty get one sample each.
+    Where no draw gives every client a few samples (above 5,000 clients: where the first does not), one stands as it is,
+    and clients left empty get a sample each.
     An unseen client is a part of such a draw of the test pool with a label combination that no training client has.
 
     Raises:
@@ -32,7 +37,7 @@ def dirichlet(deal: Deal) -> Shares:
     return Shares(train=train, unseen=unseen, notes=(*notes, *unseen_notes))
 
 
-def _draw(deal: Deal, ids: Ids, parts: int, smallest: int, *path: str | int) -> tuple[Ids, ...]:
+def _draw(deal: Deal, ids: Ids, parts: int, smallest: int, *path: str | int) -> Holdings:
     from flwr_datasets.partitioner import DirichletPartitioner
 
     seed = partitioner_seed(deal, *path)
@@ -49,16 +54,16 @@ def _draw(deal: Deal, ids: Ids, parts: int, smallest: int, *path: str | int) -> 
     return split(partitioner, parts, ids, {"label": deal.labels_N}, seed=seed, hint=hint)
 
 
-def _training(deal: Deal) -> tuple[tuple[Ids, ...], tuple[str, ...]]:
+def _training(deal: Deal) -> tuple[Sequence[Ids], tuple[str, ...]]:
     num, samples = deal.num_clients, len(deal.train_ids)
     if samples < num:
         raise SettingsError(
             f"every client must get a sample, got {samples} for {num} normal training clients; hint: fewer clients.num"
         )
-    try:
-        return _draw(deal, deal.train_ids, num, min(SMALLEST, samples // num), "train"), ()
-    except SettingsError:  # many clients or a small alpha: some are empty in every draw
-        shares = list(_draw(deal, deal.train_ids, num, 0, "train"))
+    if num <= REDRAWN:
+        with contextlib.suppress(SettingsError):  # many clients or a small alpha: some are empty in every draw
+            return _draw(deal, deal.train_ids, num, min(SMALLEST, samples // num), "train"), ()
+    shares = list(_draw(deal, deal.train_ids, num, 0, "train"))
     empty = [client for client, share in enumerate(shares) if len(share) == 0]
     stream = numpy_stream(deal.seed, "filled")
     sizes = np.array([len(share) for share in shares])
@@ -71,7 +76,7 @@ def _training(deal: Deal) -> tuple[tuple[Ids, ...], tuple[str, ...]]:
     return tuple(np.sort(share) for share in shares), (note,) if empty else ()
 
 
-def _unseen(deal: Deal, train: tuple[Ids, ...]) -> tuple[tuple[Ids, ...], tuple[str, ...]]:
+def _unseen(deal: Deal, train: Sequence[Ids]) -> tuple[tuple[Ids, ...], tuple[str, ...]]:
     taken = label_sets(train, deal)
     fresh: dict[LabelSet, Ids] = {}
     again: list[Ids] = []

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fedmoe.data.contracts import Deal, Ids, Shares
+from fedmoe.data.holdings import Holdings
 from fedmoe.data.partitioner import partitioner_seed, split
 from fedmoe.errors import SettingsError
 from fedmoe.seeding import numpy_stream
@@ -46,7 +47,7 @@ def natural(deal: Deal) -> Shares:
     )
 
 
-def _of_owners(deal: Deal, ids: Ids, owners: Ids) -> tuple[Ids, ...]:
+def _of_owners(deal: Deal, ids: Ids, owners: Ids) -> Holdings:
     """Returns the samples of each owner, in the order of the owners' names."""
     from flwr_datasets.partitioner import GroupedNaturalIdPartitioner
 

@@ -1,0 +1,64 @@
+"""What a method's rounds come to, read line by line: a long run's rounds are never in memory together."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmoe.recording.rounds import iter_rounds
+
+__all__ = ["Outcome", "read_outcome"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a method's `rounds.jsonl` adds up to.
+
+    Attributes:
+        seconds: of each round, in their order.
+        down: bytes from server to clients over all rounds, by the ledger.
+        up: bytes from clients to server.
+        failures: client jobs that failed.
+        took_part: client id -> rounds in which it was sampled; clients that never were are left out.
+        evaluation: the latest evaluation's record; empty where there was none.
+    """
+
+    seconds: tuple[float, ...]
+    down: int
+    up: int
+    failures: int
+    took_part: Mapping[int, int]
+    evaluation: Mapping[str, Any]
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds there are."""
+        return len(self.seconds)
+
+
+def read_outcome(path: Path) -> Outcome:
+    """Returns what the rounds in the file at `path` come to.
+
+    Raises:
+        RunFolderError: a line is not a round's record, or rounds are out of order.
+    """
+    seconds: list[float] = []
+    sent: Counter[str] = Counter()
+    took_part: Counter[int] = Counter()
+    failures = 0
+    evaluation: Mapping[str, Any] = {}
+    for line in iter_rounds(path):
+        seconds.append(float(line["seconds"]["round"]))
+        sent.update(down=line["bytes"]["down"], up=line["bytes"]["up"])
+        took_part.update(line["clients"])
+        failures += len(line["failures"])
+        evaluation = line["evaluate"] or evaluation
+    return Outcome(
+        seconds=tuple(seconds),
+        down=sent["down"],
+        up=sent["up"],
+        failures=failures,
+        took_part=took_part,
+        evaluation=evaluation,
+    )
