@@ -26,7 +26,7 @@ from fedmoe.flower.node import Node
 from fedmoe.flower.preparation import Preparation
 from fedmoe.flower.wire import decode, encode, record_of
 from fedmoe.moe.expert import Expert
-from fedmoe.training.samples import ClientSamples, Lots, SampleStore
+from fedmoe.training.samples import Lots, SampleStore
 
 __all__ = ["ComputingStore", "RoundSide", "computing_node", "equal_shares", "settings_of", "unseen_clients"]
 
@@ -66,22 +66,12 @@ class ComputingStore(SampleStore):
 
     common: Expert
 
-    def load(self, ids: Ids, reads: str | None = "embedding", lots: Lots | None = None) -> ClientSamples:
-        """Returns the samples; what the gate reads is computed from the images that were read."""
-        if reads != "embedding":
-            return super().load(ids, reads, lots)
-        samples = super().load(ids, None)
-        return replace(samples, gate_input=self._embed(samples))
-
     def gate_input(self, ids: Ids, reads: str | None, lots: Lots | None = None) -> Tensor:
         """Returns what the gate reads; an embedding takes the sample's image."""
         if reads != "embedding":
             return super().gate_input(ids, reads, lots)
-        return self._embed(super().load(ids, None))
-
-    @torch.no_grad()
-    def _embed(self, samples: ClientSamples) -> Tensor:
-        return in_batches(self.common.embed, samples.inputs, torch.arange(len(samples))).to(self.device)
+        with torch.no_grad():
+            return in_batches(self.common.embed, self.load(ids, None).inputs, torch.arange(len(ids))).to(self.device)
 
 
 def computing_node(node: Node, common: Expert) -> Node:
