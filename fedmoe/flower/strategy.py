@@ -136,7 +136,7 @@ class ExpertStrategy(Strategy, ABC):
         if self._roster is None:
             self._roster = call_roster(grid)
         rng = numpy_stream(self.federation.settings.seed, "round", server_round, "server")
-        clients = tuple(self.sample(server_round, tuple(self.federation.population.training), rng))
+        clients = tuple(self.sample(server_round, self.federation.population.training, rng))
         self._asked = tuple(self.ranked(clients))
         rankings, self._failures = self._rank(server_round, self._asked, state, grid)
         lost = {failure.client_id for failure in self._failures}

@@ -104,6 +104,6 @@ def trainer_text(choice: Mapping[str, Any]) -> str:
     }
     if best["loop"] and best["stacked"]:
         ratio = best["loop"] / best["stacked"] if stacked else best["stacked"] / best["loop"]
-        text += f": {ratio:.1f} times as fast as {'one after another' if stacked else 'as one program'}, measured"
+        text += f": {ratio:.1f} times as fast as {'one after another' if stacked else 'in one program'}, measured"
     failed = [f["error"] for f in figures if f["trainer"] == "stacked" and "error" in f]
     return text + (f" (as one program they cannot be: {failed[0]})" if failed and not stacked else "")
