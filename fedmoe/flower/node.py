@@ -69,6 +69,7 @@ class Node:
             population=self.population,
             seed=settings.seed,
         )
+        self.choice: TrainerChoice | None = None  # of a plain Flower strategy, which asks no node to measure
         self.trainers: dict[tuple[str, int, str, bool], LocalTrainer] = {}
         self.scratch = self._build_expert()
 

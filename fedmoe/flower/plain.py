@@ -70,8 +70,9 @@ def reply_to_train(message: Message, context: Context, node: Node) -> Message:
         for client in cohort
     ]
     state = state_of(record)
-    choice = choose_trainer(node.place, jobs, state, node.settings.num_server_rounds)
-    outcomes = list(node.trainer(choice).train(jobs, state))
+    if node.choice is None:  # once: another trainer gives other last bits
+        node.choice = choose_trainer(node.place, jobs, state, node.settings.num_server_rounds)
+    outcomes = list(node.trainer(node.choice).train(jobs, state))
     updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
     failures = [asdict(outcome) for outcome in outcomes if isinstance(outcome, ClientFailure)]
     if not updates:

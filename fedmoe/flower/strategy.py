@@ -144,10 +144,12 @@ class ExpertStrategy(Strategy, ABC):
         present = {client: rankings.get(client, ()) for client in clients if client not in lost}
         self._assignment = self.assign(server_round, present, rng)
         self._jobs = [self.job(server_round, client, tuple(held)) for client, held in sorted(self._assignment.items())]
+        self._state, self._orders = state, {}
+        if not self._jobs:
+            return  # nobody could be ranked: `aggregate_train` says why
         if self._trainer is None:
             self._trainer = self._choose_trainer(server_round, state, grid, self._roster)
         self._orders = train_orders(self.federation, self._roster, self._jobs, state, self.merges, self._trainer)
-        self._state = state
         for node_id, (_, content) in self._orders.items():
             yield Message(content=content(), dst_node_id=node_id, message_type="train", group_id=str(server_round))
 

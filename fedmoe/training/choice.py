@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from fedmoe import __version__
 from fedmoe.data.storage import home, new_file
 from fedmoe.federation.job import ClientJob
 from fedmoe.federation.state import ServerState
@@ -55,17 +56,17 @@ def choose_trainer(place: Workplace, jobs: Sequence[ClientJob], state: ServerSta
         jobs: a round's; the kind with the most work counts.
         state: what they get.
         rounds: rounds that are still to come; compiling is tried only where they take long.
-
-    Raises:
-        RuntimeError: no trainer could train them; the text says why.
     """
     forced = forced_choice(place.settings, has_images(place.make_expert()))
     if forced is not None:
         return forced
     alike = _main_kind(place, jobs)
     file = home() / "cache" / "trainers" / f"{_key(place, alike, state)}.json"
-    known = json.loads(file.read_text()) if file.is_file() else []
+    known = _known(file)
     figures = _figures(place, alike, state, rounds, known)
+    if not any("seconds" in figure for figure in figures):  # the round names what is wrong with its clients
+        kind = "stacked" if place.settings.trainer == "stacked" else "loop"
+        return TrainerChoice(kind=kind, figures=tuple(figures), clients=len(alike))
     if len(figures) > len(known):
         with new_file(file) as draft:
             draft.write_text(json.dumps(figures, indent=1))
@@ -81,14 +82,23 @@ def choose_trainer(place: Workplace, jobs: Sequence[ClientJob], state: ServerSta
     )
 
 
+def _known(file: Path) -> list[Figure]:
+    """Returns the figures of an earlier run; none where the file is missing or damaged: they are measured anew."""
+    try:
+        return list(json.loads(file.read_text()))
+    except (OSError, ValueError):
+        return []
+
+
 def _main_kind(place: Workplace, jobs: Sequence[ClientJob]) -> list[ClientJob]:
-    """Returns the jobs of the kind that makes the most work."""
+    """Returns the jobs of the kind that makes the most work, largest clients first: all are timed on full batches."""
+    sizes = {job.client_id: len(place.population.shards[job.client_id]) for job in jobs}
     work: dict[str, int] = {}
     for job in jobs:
-        size = len(place.population.shards[job.client_id]) * len(job.experts)
-        work[kind_of(job)] = work.get(kind_of(job), 0) + size
+        work[kind_of(job)] = work.get(kind_of(job), 0) + sizes[job.client_id] * len(job.experts)
     most = max(work, key=lambda kind: work[kind])
-    return [job for job in jobs if kind_of(job) == most]
+    alike = [job for job in jobs if kind_of(job) == most]
+    return sorted(alike, key=lambda job: (-sizes[job.client_id], job.client_id))
 
 
 def _candidates(place: Workplace, clients: int) -> Iterator[TrainerChoice]:
@@ -119,6 +129,8 @@ def _figures(
                 break
             narrower = seconds
         best = min(best, seconds)
+    if not any("seconds" in figure for figure in figures):
+        return figures
     plain = _best(figures, compiled=False)
     untried = plain["trainer"] == "stacked" and not any(figure["compiled"] for figure in figures)
     if untried and _compiling_pays(place, jobs, rounds, plain["seconds"]):
@@ -139,8 +151,6 @@ def _compiling_pays(place: Workplace, jobs: Sequence[ClientJob], rounds: int, se
 
 def _best(figures: Sequence[Figure], compiled: bool) -> Figure:
     timed = [figure for figure in figures if "seconds" in figure and (compiled or not figure["compiled"])]
-    if not timed:
-        raise RuntimeError(f"no trainer can train these clients: {figures[0]['error']}")
     return min(timed, key=lambda figure: figure["seconds"])
 
 
@@ -156,6 +166,8 @@ def _key(place: Workplace, jobs: Sequence[ClientJob], state: ServerState) -> str
         sorted(len(place.population.shards[job.client_id]) for job in jobs)[len(jobs) // 2],
         {name: value for name, value in asdict(place.settings).items() if name != "compile"},
         torch.__version__,
+        __version__,
+        place.store.resident,
         torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         torch.get_num_threads(),
         place.store.images.shape[1:],

@@ -14,7 +14,7 @@ from fedmoe.training.trainer import Workplace
 __all__ = ["JobKind", "examine", "kind_of"]
 
 TOLERANCE = 1e-3  # share of a gradient's norm that rows which only fill a batch up may change, for rounding
-PROBE = 8  # samples that it is tried on
+PROBE = 4  # samples that it is tried on, and as many rows that fill up
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,15 @@ def examine(place: Workplace, job: ClientJob, state: ServerState) -> JobKind:
     """Returns what a stack of this client alone shows of its kind: two losses on a few of its samples are enough."""
     buffers = Buffers(place)
     samples = load_stack(place, [job], len(state.experts), 1, 1)
-    most = min(int(samples.sizes_NS[0, 0]), PROBE)
-    few = max(1, most // 2)
+    rows = torch.arange(PROBE, device=place.device) % samples.counts[0]
+    inputs = samples.samples.inputs(rows)
+    y, gate = (part[rows][None] for part in (samples.samples.y, samples.samples.gate_input))
+    x = inputs[None]
     stack = RunningStack(place, buffers, [job], state, 1)
-    whole = samples.batch(0, 1, 1)
-    exact = StepBatch(whole.x[:, :few], whole.y[:, :few], whole.gate[:, :few], None)
-    counted = (torch.arange(most, device=place.device) < few).float()[None]
-    filled = StepBatch(whole.x[:, :most], whole.y[:, :most], whole.gate[:, :most], counted)
+    exact = StepBatch(x, y, gate, None)
+    # Rows that differ from all samples, so that they show even where a client has one sample alone.
+    counted = (torch.arange(2 * PROBE, device=place.device) < PROBE).float()[None]
+    filled = StepBatch(torch.cat([x, -x], 1), torch.cat([y, y], 1), torch.cat([gate, -gate], 1), counted)
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -57,20 +59,21 @@ def examine(place: Workplace, job: ClientJob, state: ServerState) -> JobKind:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         one = gradient(stack, filled)
     copies = 4 * 6 * sum(t.numel() for room in buffers.stacks.values() for t in room.tensors.values())
-    passes = sum(kept.values()) * place.settings.batch_size // most
+    passes = sum(kept.values()) * place.settings.batch_size // (2 * PROBE)
+    own = (samples.samples.images, samples.samples.y, samples.samples.gate_input, samples.rows_NSB)
+    needed = copies + 2 * passes + sum(part.numel() * part.element_size() for part in own)
     stack = RunningStack(place, buffers, [job], state, 1)  # anew: a pass may have changed BatchNorm's statistics
     try:
         other = gradient(stack, exact)
     except (ValueError, RuntimeError):  # a batch that small cannot be computed (BatchNorm): then none is filled either
-        return JobKind(can_fill=False, client_bytes=copies + 2 * passes)
-    can_fill = most > few and bool((one - other).norm() <= TOLERANCE * other.norm())
-    return JobKind(can_fill=can_fill, client_bytes=copies + 2 * passes)
+        return JobKind(can_fill=False, client_bytes=needed)
+    same = bool((one - other).norm() <= TOLERANCE * other.norm())
+    return JobKind(can_fill=same or place.settings.batch_size == 1, client_bytes=needed)
 
 
 def gradient(stack: RunningStack, batch: StepBatch) -> Tensor:
     """Returns the gradient of the stack's losses, as one vector."""
     leaves = [*stack.trained.values(), *stack.gate_trained.values()]
-    with torch.autocast(stack.place.device.type, enabled=False):
-        losses = stack.losses(batch)
+    losses = stack.losses(batch, "fp32")
     grads = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
     return torch.cat([grad.reshape(-1) for grad in grads])

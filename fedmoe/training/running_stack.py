@@ -1,6 +1,7 @@
 """A stack of clients at work: their copies, their optimiser, and one step of all of them at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,8 +20,16 @@ from fedmoe.training.trainer import Workplace
 __all__ = ["Buffers", "RunningStack"]
 
 
-_compiled = torch.compile(Program.gradients, dynamic=True)
-"""For any number of clients: it is compiled at its first call, and once more for each kind of job."""
+@cache
+def compiler() -> Callable[..., tuple[Tensor, Sequence[Tensor]]]:
+    """Returns `Program.gradients`, compiled at its first call for any number of clients; again for each kind of job.
+
+    Torch gives up after 8 variants of a function, without a word, and the kinds of a run may be more.
+    """
+    import torch._dynamo.config as dynamo  # takes a second: only where it is wanted
+
+    dynamo.recompile_limit = max(64, dynamo.recompile_limit)
+    return torch.compile(Program.gradients, dynamic=True)
 
 
 class Buffers:
@@ -29,6 +38,9 @@ class Buffers:
     def __init__(self, place: Workplace) -> None:
         self.place = place
         self.expert = place.make_expert().train()
+        for part in self.expert.modules():  # a counter of batches is no part of the vector, and nobody reads it
+            if isinstance(part, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)) and part.momentum is not None:
+                part.num_batches_tracked = None
         self.stacks: dict[tuple[str, int], Stack] = {}
 
     def experts(self, width: int, copies: int) -> Stack:
@@ -138,10 +150,10 @@ class RunningStack:
             self.optimiser.step()
         return losses_N.detach()
 
-    def losses(self, batch: StepBatch) -> Tensor:
-        """Returns the loss of every row, ready for a gradient."""
+    def losses(self, batch: StepBatch, precision: str = "") -> Tensor:
+        """Returns the loss of every row, ready for a gradient; in the settings' precision unless another is given."""
         fixed, gate_fixed = self._fixed()
-        with computing_in(self.place.settings.precision, self.place.device):
+        with computing_in(precision or self.place.settings.precision, self.place.device):
             return self.program.losses_N((self.trained, fixed), (self.gate_trained, gate_fixed), self._inputs(batch))
 
     def _compiled_gradients(self, batch: StepBatch) -> tuple[Tensor, Sequence[Tensor]]:
@@ -149,7 +161,7 @@ class RunningStack:
         gate_trained = {name: leaf.detach() for name, leaf in self.gate_trained.items()}
         fixed, gate_fixed = self._fixed()
         with computing_in(self.place.settings.precision, self.place.device):
-            return _compiled(self.program, (trained, fixed), (gate_trained, gate_fixed), self._inputs(batch))
+            return compiler()(self.program, (trained, fixed), (gate_trained, gate_fixed), self._inputs(batch))
 
     def _fixed(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         return self.experts.fixed(self.rows), {} if self.gates is None else self.gates.fixed(self.rows)

@@ -11,6 +11,7 @@ import torch
 from fedmoe.federation.job import ClientFailure, ClientJob
 from fedmoe.federation.state import ServerState
 from fedmoe.training.loop import LoopTrainer
+from fedmoe.training.schedule import num_steps
 from fedmoe.training.stacked import StackedTrainer
 from fedmoe.training.trainer import LocalTrainer, Workplace
 
@@ -18,6 +19,7 @@ __all__ = ["Figure", "TrainerChoice", "figure_of", "make_trainer"]
 
 SHORT = 0.25  # seconds: what takes less is timed again, over more steps
 STEPS = 4
+LOOPED = 2  # clients that the loop is timed on
 
 Figure = Mapping[str, Any]
 
@@ -67,7 +69,7 @@ def figure_of(place: Workplace, choice: TrainerChoice, jobs: Sequence[ClientJob]
         "compiled": choice.compiled,
     }
     try:
-        return figure | {"seconds": _seconds_a_step(place, choice, jobs[: max(1, choice.width)], state)}
+        return figure | {"seconds": _seconds_a_step(place, choice, jobs[: max(LOOPED, choice.width)], state)}
     except bdb.BdbQuit:  # a person at the debugger has had enough
         raise
     except Exception as error:  # it cannot be used then; why stands in the records
@@ -77,22 +79,23 @@ def figure_of(place: Workplace, choice: TrainerChoice, jobs: Sequence[ClientJob]
 def _seconds_a_step(place: Workplace, choice: TrainerChoice, jobs: Sequence[ClientJob], state: ServerState) -> float:
     """Returns the seconds of one step of one client, the second time that it is done."""
     first, repetitions = make_trainer(place, choice, 1), 1
-    _timed(first, jobs, state)
-    seconds = _timed(first, jobs, state)
+    _timed(first, jobs, state, place.device)
+    seconds = _timed(first, jobs, state, place.device)
     if seconds > SHORT:
         return seconds / len(jobs)
     several = make_trainer(place, choice, STEPS)
-    _timed(several, jobs, state)
+    _timed(several, jobs, state, place.device)
     repetitions = max(1, min(5, int(SHORT / seconds)))
-    steps = sum(min(STEPS, -(-len(place.population.shards[j.client_id]) // place.settings.batch_size)) for j in jobs)
-    return min(_timed(several, jobs, state) for _ in range(repetitions)) / steps
+    sizes = [(len(place.population.shards[job.client_id]), place.epochs(job)) for job in jobs]
+    steps = sum(min(STEPS, num_steps(size, epochs, place.settings.batch_size)) for size, epochs in sizes)
+    return min(_timed(several, jobs, state, place.device) for _ in range(repetitions)) / steps
 
 
-def _timed(trainer: LocalTrainer, jobs: Sequence[ClientJob], state: ServerState) -> float:
+def _timed(trainer: LocalTrainer, jobs: Sequence[ClientJob], state: ServerState, device: torch.device) -> float:
     started = time.perf_counter()
-    for outcome in trainer.train(jobs, state):
-        if isinstance(outcome, ClientFailure):
-            raise RuntimeError(outcome.error)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    failures = [outcome for outcome in trainer.train(jobs, state) if isinstance(outcome, ClientFailure)]
+    if len(failures) == len(jobs):  # one client at fault says nothing of the trainer
+        raise RuntimeError(failures[0].error)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - started

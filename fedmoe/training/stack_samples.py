@@ -93,6 +93,8 @@ def load_stack(
     """
     ids = [place.population.shards[job.client_id] for job in jobs]
     counts = tuple(len(own) for own in ids)
+    if 0 in counts:
+        raise ValueError("a client must have a sample at least")
     reads = place.gate_for(num_experts).reads if jobs[0].gate else None
     samples = place.store.load(np.concatenate(ids), None if reads == "lot" else reads)
     if reads == "lot":

@@ -26,6 +26,8 @@ __all__ = ["StackedTrainer"]
 _log = logging.getLogger(__name__)
 
 SHARE = 0.5  # of the free memory that a stack may take
+TRIES = 3  # clients that a kind of job is tried on
+UNKNOWN = 8  # clients of a stack whose size in memory could not be found out
 
 
 class StackedTrainer:
@@ -48,6 +50,7 @@ class StackedTrainer:
         self.max_steps = max_steps
         self.buffers = Buffers(place)
         self.kinds: dict[str, JobKind] = {}
+        self.widths: dict[str, int] = {}  # by kind: what memory has turned out to hold
 
     def train(self, jobs: Iterable[ClientJob], state: ServerState) -> Iterator[ClientUpdate | ClientFailure]:
         """Yields the update of each job, stack after stack, or its failure where it raised or its weights diverged."""
@@ -65,30 +68,34 @@ class StackedTrainer:
         for job in jobs:
             by_kind.setdefault(kind_of(job), []).append(job)
         for key, alike in by_kind.items():
-            if key not in self.kinds:
-                self.kinds[key] = self._examine(max(alike, key=self._samples), state)
+            if key not in self.kinds and (found := self._examine(alike, state)) is not None:
+                self.kinds[key] = found
+            can_fill = key in self.kinds and self.kinds[key].can_fill
             groups: dict[tuple[int, int], list[ClientJob]] = {}
             for job in alike:
                 count = self._samples(job)
                 filled = (filled_size(count, self.place.settings.batch_size), 0)
-                groups.setdefault(filled if self.kinds[key].can_fill else (0, count), []).append(job)
+                groups.setdefault(filled if can_fill else (0, count), []).append(job)
             for (fill, _), group in groups.items():
                 yield fill, sorted(group, key=lambda job: (-self._steps(job), job.client_id))
 
-    def _examine(self, job: ClientJob, state: ServerState) -> JobKind:
-        try:
-            return examine(self.place, job, state)
-        except bdb.BdbQuit:
-            raise
-        except Exception:  # whatever it is, it comes again, and is named, when these clients are trained
-            _log.exception("a stack of client %d alone could not be examined", job.client_id)
-            return JobKind(can_fill=False, client_bytes=0)
+    def _examine(self, jobs: Sequence[ClientJob], state: ServerState) -> JobKind | None:
+        """Returns what is found out of jobs of one kind, from the first client that can be trained; `None`: nothing."""
+        for job in jobs[:TRIES]:
+            try:
+                return examine(self.place, job, state)
+            except bdb.BdbQuit:
+                raise
+            except Exception:  # whatever it is, it comes again, and is named, when this client is trained
+                _log.debug("a stack of client %d alone could not be examined", job.client_id, exc_info=True)
+        return None
 
     def _limit(self, job: ClientJob) -> int:
         """Returns how many clients a stack of this kind may hold now."""
-        need = self.kinds[kind_of(job)].client_bytes
-        room = int(SHARE * free_bytes(self.place.device)) // need if need else self.width or 1
-        return max(1, min(room, self.width) if self.width else room)
+        kind = self.kinds.get(kind_of(job))
+        room = int(SHARE * free_bytes(self.place.device)) // kind.client_bytes if kind else UNKNOWN
+        limits = [room, self.width, self.widths.get(kind_of(job), 0)]
+        return max(1, min(limit for limit in limits if limit))
 
     def _together(
         self, jobs: Sequence[ClientJob], state: ServerState, fill: int
@@ -102,9 +109,9 @@ class StackedTrainer:
             raise
         except Exception as error:  # a client's failure must not end the round: it is named, counted, recorded
             problem = f"{type(error).__name__}: {error}"
-            if is_out_of_memory(error):
-                self.width = max(1, len(jobs) // 2)
-                _log.warning("a stack of %d clients does not fit the memory: %d from now on", len(jobs), self.width)
+            if is_out_of_memory(error) and len(jobs) > 1:
+                self.widths[kind_of(jobs[0])] = len(jobs) // 2
+                _log.warning("a stack of %d clients does not fit the memory: %d from now on", len(jobs), len(jobs) // 2)
             elif len(jobs) == 1:
                 _log.exception("client %d failed in round %d (train)", jobs[0].client_id, jobs[0].round_num)
         if problem is None:

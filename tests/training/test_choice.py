@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from fedmoe.data import storage
 from fedmoe.federation.job import ClientJob, Term
 from fedmoe.recording.wording import trainer_text
 from fedmoe.settings import TrainSettings
@@ -13,6 +14,7 @@ from fedmoe.training import speed
 from fedmoe.training.choice import choose_trainer, forced_choice
 from fedmoe.training.loop import LoopTrainer
 from fedmoe.training.objective import Batch, LocalModel
+from fedmoe.training.samples import SampleStore
 from fedmoe.training.speed import TrainerChoice, make_trainer
 from fedmoe.training.stacked import StackedTrainer
 from tests.training.test_trainers import MIXTURE, ROWS, Field, Row, prepared  # noqa: F401
@@ -36,7 +38,7 @@ def fake(
             if not compiled:
                 raise RuntimeError("no compiler here")
             return compiled
-        assert len(jobs) == max(1, candidate.width)
+        assert len(jobs) == max(2, candidate.width)
         return loop if candidate.kind == "loop" else stacked[candidate.width]
 
     monkeypatch.setattr(speed, "_seconds_a_step", seconds)
@@ -139,10 +141,36 @@ def test_what_cannot_be_stacked_is_trained_in_the_loop_and_told(field: Field) ->
     assert "as one program they cannot be: RuntimeError" in trainer_text(asdict(chosen))
 
 
-def test_what_no_trainer_can_train_is_an_error(field: Field) -> None:
+def test_what_no_trainer_can_train_is_left_to_the_round(field: Field) -> None:
     row = Row((Term("tests.faulty:Fault", {"kind": "raise"}),))
-    with pytest.raises(RuntimeError, match=r"no trainer can train these clients: .*cannot count"):
-        choose_trainer(field.place, field.jobs(row), field.state)
+    chosen = choose_trainer(field.place, field.jobs(row), field.state)
+    assert chosen.kind == "loop"
+    assert all("cannot count" in figure["error"] for figure in chosen.figures)
+    assert not choose_trainer(field.place, field.jobs(row), field.state).known, "it is not kept"
+
+
+def test_one_client_at_fault_says_nothing_of_a_trainer(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, real = field.jobs(ROWS["mixture"]), SampleStore.load
+    largest = max((job.client_id for job in jobs), key=lambda client: len(field.place.population.shards[client]))
+    bad = set(field.place.population.shards[largest].tolist())
+
+    def load(store: SampleStore, ids: Any, *rest: Any, **named: Any) -> Any:
+        if bad & set(ids.tolist()):
+            raise OSError("the disk is gone")
+        return real(store, ids, *rest, **named)
+
+    monkeypatch.setattr(SampleStore, "load", load)
+    chosen = choose_trainer(field.place, jobs, field.state)
+    assert any("seconds" in figure for figure in chosen.figures if figure["trainer"] == "loop")
+    assert any("seconds" in figure for figure in chosen.figures if figure["trainer"] == "stacked")
+
+
+def test_a_damaged_cache_is_measured_anew(field: Field) -> None:
+    jobs = field.jobs(ROWS["mixture"])
+    choose_trainer(field.place, jobs, field.state)
+    (kept,) = (storage.home() / "cache" / "trainers").iterdir()
+    kept.write_text('[{"trainer"')
+    assert not choose_trainer(field.place, jobs, field.state).known
 
 
 @pytest.mark.parametrize(

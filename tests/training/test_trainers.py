@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as attribute
 from pathlib import Path
 from typing import Any
@@ -270,10 +270,40 @@ def test_out_of_memory_halves_the_stack_and_goes_on(
     trainer = StackedTrainer(field.place)
     check_equal(updates_of(LoopTrainer(field.place), jobs, field.state), updates_of(trainer, jobs, field.state))
     assert seen[:3] == [12, 6, 3]
-    assert trainer.width == 3
+    assert set(trainer.widths.values()) == {3}
     seen.clear()
     updates_of(trainer, jobs, field.state)
     assert seen == [3, 3, 3, 3], "once is enough"
+
+
+def test_one_client_too_large_for_the_memory_does_not_narrow_the_others(
+    prepared: Callable[..., Field], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = prepared(ROWS["mixture"])
+
+    def small(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(stacked, "train_stack", small)
+    trainer = StackedTrainer(field.place)
+    outcomes = list(trainer.train(field.jobs(ROWS["mixture"])[:1], field.state))
+    assert [type(outcome) for outcome in outcomes] == [ClientFailure]
+    assert trainer.widths == {}
+
+
+def test_what_can_be_filled_up_does_not_depend_on_who_came_first(prepared: Callable[..., Field]) -> None:
+    field = prepared(ROWS["mixture"])
+    tiny = replace(
+        field.place.population,
+        shards=tuple(s[:1] if c == 3 else s for c, s in enumerate(field.place.population.shards)),
+    )
+    place = replace(field.place, population=tiny)
+    jobs = field.jobs(ROWS["mixture"])
+    trainer = StackedTrainer(place)
+    updates_of(trainer, [jobs[3]], field.state)
+    check_equal(updates_of(StackedTrainer(place), jobs, field.state), updates_of(trainer, jobs, field.state), 0.0)
+    own = Row((Term("tests.training.test_trainers:OwnMean"),), held=1, gate=False)
+    assert not examine(place, field.jobs(own)[3], field.state).can_fill, "one sample is enough to notice"
 
 
 def test_the_width_follows_the_free_memory(prepared: Callable[..., Field], monkeypatch: pytest.MonkeyPatch) -> None:
