@@ -14,14 +14,12 @@ from typing import Any
 import torch
 
 from benchmarks.scale_case import Case
+from benchmarks.sides.fedmoe_round import bound
 from fedmoe.federation.state import ServerState
 from fedmoe.flower import client_app
 from fedmoe.flower.devices import set_up_torch
-from fedmoe.flower.federation import Federation
 from fedmoe.flower.local_grid import LocalGrid
-from fedmoe.flower.methods import build_strategy, ledger_of
 from fedmoe.flower.preparation import Preparation, prepare_run
-from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.wire import record_of
 from fedmoe.settings import from_flat
 from fedmoe.training.speed import TrainerChoice
@@ -116,17 +114,7 @@ def data_bytes(preparation: Preparation) -> int:
 def run_rounds(flat: dict[str, Any], preparation: Preparation, marks: Marks, nodes: int) -> None:
     """Runs all rounds of FedJETs on the in-process grid; `marks` is all that is kept of them."""
     settings = preparation.settings
-    strategy = build_strategy("fedjets", settings)
-    assert isinstance(strategy, ExpertStrategy)
-    strategy.bind(
-        Federation(
-            settings=settings,
-            population=preparation.population,
-            plan=preparation.plan(),
-            ledger=ledger_of(strategy, preparation),
-            recorder=marks,
-        )
-    )
+    strategy = bound(settings, preparation, marks)
     state = preparation.initial_state(settings.experts.num, strategy.has_gate, strategy.init)
     grid = LocalGrid(client_app.app, nodes, flat)
     strategy.start(grid, record_of(state), num_rounds=settings.num_server_rounds)

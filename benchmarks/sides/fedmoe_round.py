@@ -31,7 +31,7 @@ from fedmoe.flower.wire import record_of, state_of
 from fedmoe.settings import Settings, from_flat
 from fedmoe.training.speed import TrainerChoice
 
-__all__ = ["flat_settings", "run"]
+__all__ = ["bound", "flat_settings", "run"]
 
 PLUGINS = "benchmarks.sides.fedmoe_plugins"
 BACKBONES = {"perceptron": "mlp", "cnn": f"{PLUGINS}:PooledConvolutions", "resnet8": "resnet8"}

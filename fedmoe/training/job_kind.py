@@ -25,7 +25,7 @@ class JobKind:
         can_fill: whether batches of unequal size can be filled up without a change of the result. Not so where an
             objective averages in its own way, or an expert normalises over the batch: then only clients of equal size
             are stacked.
-        client_bytes: memory that one more client in a stack takes, about; 0: not known.
+        client_bytes: memory that one more client in a stack takes, about.
     """
 
     can_fill: bool
