@@ -67,7 +67,7 @@ class Work:
         return self.clients * self.samples
 
 
-OURS = ("fedmoe", "fedmoe-nodes", "fedmoe-loop")
+OURS = ("fedmoe", "fedmoe-process", "fedmoe-loop")
 W1 = Work(
     name="w1",
     title="W1: 100 clients x 160 samples, perceptron 64-128-10, federated averaging",

@@ -26,15 +26,12 @@ def run(
         list[str] | None, typer.Option("--run-config", "-c", help='as flwr run: "key=value ..." or a TOML file')
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="run folder to go on with")] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="SuperNodes in this process")] = 2,
-    workers: Annotated[
-        int, typer.Option(min=0, help="nodes at work at the same time; 0: cores / train.threads; 1: no threads")
-    ] = 0,
+    nodes: Annotated[int, typer.Option(min=0, help="SuperNodes in this process; 0: one, or one a GPU")] = 0,
 ) -> None:
     """Run a simulation in this process: no Ray, no SuperLink; same settings, same numbers as `flwr run`."""
     from fedmoe.flower.local_run import run_locally
 
-    run_locally(simulation, run_config or [], resume, nodes, workers)
+    run_locally(simulation, run_config or [], resume, nodes)
 
 
 @cli.command()

@@ -6,7 +6,8 @@ FedmoeError
 │   └── ReferenceError_  a name or "module:Attribute" leads nowhere
 ├── DataError            a data file is missing, broken or cannot be had
 ├── RunFolderError       a run folder or checkpoint is damaged, full, or of other settings
-└── RoundError           too few clients of a round gave a usable update
+├── RoundError           too few clients of a round gave a usable update
+└── WorkerError          a node's worker process died, or cannot do what was asked
 ```
 """
 
@@ -20,6 +21,7 @@ __all__ = [
     "RoundError",
     "RunFolderError",
     "SettingsError",
+    "WorkerError",
     "nearest_hint",
 ]
 
@@ -46,6 +48,10 @@ class RunFolderError(FedmoeError):
 
 class RoundError(FedmoeError):
     """Too few of a round's clients gave a usable update."""
+
+
+class WorkerError(FedmoeError):
+    """A worker process of a node died, or cannot do what was asked of it."""
 
 
 def nearest_hint(name: str, known: Iterable[str]) -> str:

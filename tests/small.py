@@ -40,6 +40,7 @@ SMALL: dict[str, Any] = {
     "experts.width": 5,
     "train.batch-size": 8,
     "train.learning-rate": 0.05,
+    "train.workers": 1,
     "train.threads": 1,
     "train.trainer": "loop",
     "train.device": "cpu",

@@ -66,8 +66,8 @@ SIDES: dict[str, Side] = {
     "fedmoe-compiled": Side(
         "fedmoe", "fedmoe_round", "fedmoe, as in a long run", {"trainer": "auto", "compiling": "on"}, mixture=True
     ),
-    "fedmoe-nodes": Side(
-        "fedmoe", "fedmoe_round", "fedmoe, a node a thread", {"trainer": "auto", "nodes": True}, mixture=True
+    "fedmoe-process": Side(
+        "fedmoe", "fedmoe_round", "fedmoe, one process", {"trainer": "auto", "in_processes": False}, mixture=True
     ),
     "fedmoe-loop": Side("fedmoe", "fedmoe_round", "fedmoe, client after client", {"trainer": "loop"}, mixture=True),
     "fedmoe-stacked": Side("fedmoe", "fedmoe_round", "fedmoe, clients stacked", {"trainer": "stacked"}, mixture=True),

@@ -51,28 +51,30 @@ class ChoiceRecorder:
         """Does nothing."""
 
 
-def run(work: Work, threads: int, serve: Serve, *, trainer: str, compiling: str = "auto", nodes: bool = False) -> None:
+def run(
+    work: Work, threads: int, serve: Serve, *, trainer: str, compiling: str = "auto", in_processes: bool = True
+) -> None:
     """Serves fedmoe's rounds of the work.
 
     Args:
         work: what is done.
-        threads: torch threads.
+        threads: cores to keep busy.
         serve: is called once all is ready.
         trainer: `auto`, `loop` or `stacked`.
         compiling: `auto`, `on` or `off`; `on` is what a run of many rounds comes to.
-        nodes: as many nodes as threads, at work at the same time, with one torch thread each; else one node.
+        in_processes: as many worker processes as `threads`, with one torch thread each; else one process with them all.
     """
     folder = home() / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    count, threads = (threads, 1) if nodes else (1, threads)
-    config = flat_settings(work, threads, trainer)
+    workers, threads = (threads, 1) if in_processes else (1, threads)
+    config = flat_settings(work, threads, trainer) | {"train.workers": workers}
     config |= {"data.root": write_arrays(work, folder), "train.compile": compiling}
     settings = from_flat(config)
     set_up_torch(threads, settings.deterministic)
     preparation = prepare_run(settings, torch.device("cpu"), lambda text: None)
     recorder = ChoiceRecorder()
     strategy = bound(settings, preparation, recorder)
-    grid = LocalGrid(app, count, config, workers=count)
+    grid = LocalGrid(app, 1, config)
     arrays = record_of(preparation.initial_state(strategy.num_experts, strategy.has_gate, strategy.init))
     round_num = 0
 

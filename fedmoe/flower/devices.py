@@ -1,12 +1,22 @@
 """Which device a process computes on: chosen by itself, spread over what there is."""
 
 import os
+import threading
 
 import torch
 
 from fedmoe.errors import SettingsError
 
-__all__ = ["choose_device", "idle_core_hint", "idle_gpu_hint", "set_up_torch", "usable_cores"]
+__all__ = [
+    "booked_cores",
+    "choose_device",
+    "idle_core_hint",
+    "idle_gpu_hint",
+    "set_up_torch",
+    "usable_cores",
+    "visible_gpus",
+    "worker_count",
+]
 
 
 def set_up_torch(threads: int, deterministic: bool) -> None:
@@ -19,6 +29,32 @@ def set_up_torch(threads: int, deterministic: bool) -> None:
 def usable_cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus(asked: str) -> int:
+    """Returns how many GPUs the nodes of this process are dealt over, where `train.device` is what is asked."""
+    return torch.cuda.device_count() if asked == "auto" else int(asked.startswith("cuda"))
+
+
+def booked_cores() -> int:
+    """Returns the cores that Flower's engine has booked for this process; 0 where it runs without Ray."""
+    return int(os.environ.get("OMP_NUM_THREADS", "0")) if "RAY_JOB_ID" in os.environ else 0
+
+
+def worker_count(asked: int, threads: int, device: torch.device) -> int:
+    """Returns how many processes share a node's work.
+
+    Args:
+        asked: `train.workers`; 0: one for each `threads` of the cores that are the node's.
+        threads: torch threads of each.
+        device: where the node computes. A GPU is kept busy by one process; and nodes that are threads of one process
+            (as with several GPUs) are workers themselves.
+    """
+    if asked > 0:
+        return asked
+    if device.type != "cpu" or threading.current_thread() is not threading.main_thread():
+        return 1
+    return max(1, (booked_cores() or usable_cores()) // threads)
 
 
 def choose_device(asked: str, partition_id: int | None) -> torch.device:
@@ -53,23 +89,23 @@ def idle_gpu_hint(num_nodes: int, node_devices: list[str]) -> str | None:
     )
 
 
-def idle_core_hint(num_nodes: int, cores: int, cpus_per_node: int, threads: int) -> str | None:
+def idle_core_hint(num_nodes: int, cores: int, cpus_per_node: int, busy: int) -> str | None:
     """Returns what to type when a federation's workers leave cores unused, or `None`.
 
     Args:
         num_nodes: SuperNodes of the federation.
         cores: cores of the machine that a worker may use.
         cpus_per_node: cores that Flower's engine books for a working node; 0 where it is not known (in process).
-        threads: torch threads of a worker.
+        busy: cores that a working node keeps busy: its workers x `train.threads`.
     """
     if cpus_per_node == 0:
         return None
-    workers = min(num_nodes, max(1, cores // cpus_per_node))
-    if workers * threads >= cores:
+    at_work = min(num_nodes, max(1, cores // cpus_per_node))
+    if at_work * busy >= cores:
         return None
     return (
-        f"{workers * threads} of {cores} cores work: to use all, type --federation-config "
-        f'"num-supernodes={cores // threads} client-resources-num-cpus={threads}"'
+        f"{at_work * busy} of {cores} cores work: to use all, type --federation-config "
+        f'"num-supernodes={cores // busy} client-resources-num-cpus={busy}"'
     )
 
 

@@ -12,7 +12,7 @@ from flwr.app import Context, RecordDict
 from flwr.common.config import flatten_dict, fuse_dicts, get_project_config, parse_config_args
 
 from fedmoe.errors import SettingsError, nearest_hint
-from fedmoe.flower.devices import usable_cores
+from fedmoe.flower.devices import visible_gpus
 from fedmoe.flower.local_grid import LocalGrid
 from fedmoe.recording.run_folder import open_run_folder
 from fedmoe.settings import from_flat, to_flat
@@ -20,17 +20,14 @@ from fedmoe.settings import from_flat, to_flat
 __all__ = ["read_config", "run_locally"]
 
 
-def run_locally(
-    simulation: Path, overrides: Sequence[str], resume: Path | None, num_nodes: int, workers: int = 0
-) -> None:
-    """Runs the simulation's ServerApp against `num_nodes` in-process nodes.
+def run_locally(simulation: Path, overrides: Sequence[str], resume: Path | None, num_nodes: int = 0) -> None:
+    """Runs the simulation's ServerApp against in-process nodes, those on different GPUs at the same time.
 
     Args:
         simulation: folder of a Flower app.
         overrides: as `flwr run --run-config` takes them.
         resume: run folder to go on with.
-        num_nodes: SuperNodes.
-        workers: nodes that work at the same time; 0: as many as there are cores for `train.threads` each.
+        num_nodes: SuperNodes; 0: one, or one a GPU.
 
     Raises:
         SettingsError: the folder is no Flower app, or an override does not fit.
@@ -43,10 +40,10 @@ def run_locally(
     if config.get("output-dir"):
         config["output-dir"] = str(Path(str(config["output-dir"])).expanduser().absolute())
     components = project["tool"]["flwr"]["app"]["components"]
-    threads = from_flat(config).train.threads
+    gpus = visible_gpus(from_flat(config).train.device)
     with _importable(simulation):
         server_app, client_app = _load(components["serverapp"]), _load(components["clientapp"])
-        grid = LocalGrid(client_app, num_nodes, config, workers=workers or max(1, usable_cores() // threads))
+        grid = LocalGrid(client_app, num_nodes or max(1, gpus), config, workers=max(1, gpus))
         server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config))
 
 

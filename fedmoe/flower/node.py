@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,14 +47,14 @@ class Node:
         settings: the run's.
         plan: what the server fixed: `data`, `embeddings` (cache keys), `partition` (hash).
         device: where this node computes.
+        sharers: processes that share the device's memory; a stack takes its part of what is free.
 
     Raises:
         DataError: this node does not find what the server prepared.
     """
 
-    def __init__(self, settings: Settings, plan: Mapping[str, Any], device: torch.device) -> None:
-        self.settings = settings
-        self.device = device
+    def __init__(self, settings: Settings, plan: Mapping[str, Any], device: torch.device, *, sharers: int = 1) -> None:
+        self.settings, self.plan, self.device = settings, plan, device
         prepared = open_prepared(str(plan["data"]))
         self.population = open_population(str(plan["partition"]), prepared.dataset.y_N)
         table = open_embeddings(str(plan["embeddings"]))
@@ -68,10 +69,14 @@ class Node:
             store=self.store,
             population=self.population,
             seed=settings.seed,
+            sharers=sharers,
         )
-        self.choice: TrainerChoice | None = None  # of a plain Flower strategy, which asks no node to measure
         self.trainers: dict[tuple[str, int, str, bool], LocalTrainer] = {}
         self.scratch = self._build_expert()
+
+    def __reduce__(self) -> Any:
+        """Makes a worker that starts afresh build the node anew, from the caches."""
+        return partial(Node, self.settings, self.plan, self.device, sharers=self.place.sharers), ()
 
     def rank(self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Returns, for each client asked about, its score of every expert."""
@@ -94,7 +99,8 @@ class Node:
     def measure(self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Returns which trainer is the fastest here for jobs like these, and the figures."""
         jobs = [job_from_json(job) for job in order["jobs"]]
-        return asdict(choose_trainer(self.place, jobs, partial_state(arrays, order["num_experts"]), order["rounds"]))
+        state, rounds, kept = partial_state(arrays, order["num_experts"]), order["rounds"], order.get("kept", True)
+        return asdict(choose_trainer(self.place, jobs, state, rounds, kept=kept))
 
     def trainer(self, choice: TrainerChoice) -> LocalTrainer:
         """Returns the resident trainer of this choice."""

@@ -188,8 +188,8 @@ def gather_evaluation(
 
 
 def _deal(roster: Roster, sizes: Mapping[int, int], order: Callable[[Sequence[int]], RecordDict]) -> Orders:
-    cohorts = place(sizes, len(roster.node_ids))
-    pairs = zip(roster.node_ids, cohorts, strict=True)
+    cohorts = place(sizes, len(roster.working))
+    pairs = zip(roster.working, cohorts, strict=True)
     return {node_id: (cohort, lambda cohort=cohort: order(cohort)) for node_id, cohort in pairs if cohort}  # type: ignore[misc]
 
 

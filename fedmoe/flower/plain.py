@@ -7,7 +7,6 @@ node's own stream, and gives back one average: to the strategy, a node is a clie
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,17 +20,17 @@ from fedmoe.errors import RoundError
 from fedmoe.evaluation.gathering import evaluation_record
 from fedmoe.evaluation.priors import federated_prior
 from fedmoe.evaluation.zero_shot import ClientResult, Serving
-from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Term
+from fedmoe.federation.job import ClientJob, Term
 from fedmoe.federation.ledger import FLOAT_BYTES
-from fedmoe.federation.merging import sums_of_updates
+from fedmoe.federation.merging import Sums
 from fedmoe.federation.state import ServerState, moving_average
+from fedmoe.flower.crew import Crew
 from fedmoe.flower.devices import choose_device
 from fedmoe.flower.federation import Recorder
 from fedmoe.flower.node import Node
 from fedmoe.flower.preparation import Preparation
-from fedmoe.flower.wire import record_of, state_of
+from fedmoe.flower.wire import job_to_json, record_of, state_of
 from fedmoe.seeding import numpy_stream
-from fedmoe.training.choice import choose_trainer
 
 __all__ = ["is_plain", "plan_of", "reply_to_evaluate", "reply_to_train", "run_plain"]
 
@@ -50,14 +49,14 @@ def plan_of(message: Message) -> tuple[dict[str, Any], int]:
     return json.loads(str(config[PLAN])), int(config.get("server-round", 1))  # type: ignore[arg-type]
 
 
-def reply_to_train(message: Message, context: Context, node: Node) -> Message:
+def reply_to_train(message: Message, context: Context, crew: Crew) -> Message:
     """Returns the average over this node's cohort, and how many examples and clients it stands for."""
     config = next(iter(message.content.config_records.values()))
     _, round_num = plan_of(message)
     mu = _number(config.get("proximal-mu", 0.0))  # Flower's FedProx asks for it in this way
     objective = (Term("dense"), Term("prox", {"mu": mu})) if mu else (Term("dense"),)
     name, record = next(iter(message.content.array_records.items()))
-    cohort = _cohort(context, node, round_num)
+    settings, cohort = crew.node.settings, _cohort(context, crew.node, round_num)
     jobs = [
         ClientJob(
             client_id=client,
@@ -69,17 +68,17 @@ def reply_to_train(message: Message, context: Context, node: Node) -> Message:
         )
         for client in cohort
     ]
-    state = state_of(record)
-    if node.choice is None:  # once: another trainer gives other last bits
-        node.choice = choose_trainer(node.place, jobs, state, node.settings.num_server_rounds)
-    outcomes = list(node.trainer(node.choice).train(jobs, state))
-    updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
-    failures = [asdict(outcome) for outcome in outcomes if isinstance(outcome, ClientFailure)]
-    if not updates:
+    order = {"jobs": [job_to_json(job) for job in jobs], "num_experts": 1, "rounds": settings.num_server_rounds}
+    arrays = state_of(record).to_arrays()
+    if crew.choice is None:  # once: another trainer gives other last bits
+        crew.choice = crew.measure(order, arrays)
+    report, sums = crew.train({**order, "merges": "sums", "trainer": crew.choice}, arrays)
+    rows, failures = report["rows"], report["failures"]
+    if not rows:
         raise RoundError(f"round {round_num}: none of the node's clients gave a usable update: {failures}")
-    average = sums_of_updates(updates, node.settings.deterministic).average("expert/0")
-    examples = sum(update.num_examples for update in updates)
-    loss = sum(update.metrics["loss"] * update.num_examples for update in updates) / examples
+    average = Sums(settings.deterministic, sums, report["weights"]).average("expert/0")
+    examples = sum(row["num_examples"] for row in rows)
+    loss = sum(row["metrics"]["loss"] * row["num_examples"] for row in rows) / examples
     metrics: dict[str, MetricRecordValues] = {"num-examples": examples, "loss": loss}
     content = RecordDict(
         {

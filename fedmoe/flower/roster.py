@@ -25,12 +25,21 @@ class Roster:
         devices: each node's device.
         cores: cores that a node's process may use.
         cpus: cores that Flower's engine booked for it; 0 in process.
+        busy: cores that a working node keeps busy.
     """
 
     node_ids: Sequence[int]
     devices: Sequence[str]
     cores: int
     cpus: int
+    busy: int
+
+    @property
+    def working(self) -> Sequence[int]:
+        """Returns the nodes that get work: not more than Flower's engine lets work at the same time on CPUs."""
+        if self.cpus == 0 or any(device != "cpu" for device in self.devices):
+            return self.node_ids
+        return self.node_ids[: max(1, self.cores // self.cpus)]
 
 
 def exchange(
@@ -86,4 +95,5 @@ def call_roster(grid: Grid) -> Roster:
         devices=tuple(str(hellos[node_id]["device"]) for node_id in ordered),
         cores=max(int(hellos[node_id]["cores"] or 1) for node_id in ordered),
         cpus=max(int(hellos[node_id]["cpus"]) for node_id in ordered),
+        busy=max(int(hellos[node_id]["busy"]) for node_id in ordered),
     )

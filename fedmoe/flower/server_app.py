@@ -52,7 +52,7 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     settings = from_flat(run_config)
     check_plugins(settings)
     methods = methods_of(settings)
-    set_up_torch(settings.train.threads, settings.deterministic)
+    set_up_torch(settings.common_expert.threads, settings.deterministic)
     old = _old_folder(settings)
     console = ConsoleLogger()
     preparation = prepare_run(settings, choose_device(settings.train.device, None), console.tell)
@@ -119,7 +119,7 @@ def _hints(roster: Roster, settings: Settings) -> list[str]:
     nodes = len(roster.node_ids)
     hints = (
         idle_gpu_hint(nodes, list(roster.devices)),
-        idle_core_hint(nodes, roster.cores, roster.cpus, settings.train.threads),
+        idle_core_hint(nodes, roster.cores, roster.cpus, roster.busy),
     )
     return [hint for hint in hints if hint]
 

@@ -75,6 +75,9 @@ class CommonExpertSettings:
     accuracy: float = setting(0.0, "stop at this accuracy on held-out public samples; 0: epochs alone", low=0, high=1)
     learning_rate: float = setting(0.05, "of its SGD", above=0)
     batch_size: int = setting(64, "of its SGD", low=1)
+    threads: int = setting(
+        2, "torch threads that train it and compute its embeddings; another number changes the last bits", low=1
+    )
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,10 @@ class TrainSettings:
         "memory layout of images in the loop trainer; 'auto': the faster one here, measured first",
         choices=("auto", "contiguous", "channels-last"),
     )
-    threads: int = setting(2, "torch threads of a worker; another number changes the last bits of a result", low=1)
+    workers: int = setting(
+        0, "processes that share a node's work; 0: one for each train.threads of its cores, one on a GPU", low=0
+    )
+    threads: int = setting(1, "torch threads of a worker; another number changes the last bits of a result", low=1)
     device: str = setting("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda' or 'cuda:1'")
 
 

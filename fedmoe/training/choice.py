@@ -45,7 +45,9 @@ def forced_choice(settings: TrainSettings, images: bool) -> TrainerChoice | None
     return None
 
 
-def choose_trainer(place: Workplace, jobs: Sequence[ClientJob], state: ServerState, rounds: int = 1) -> TrainerChoice:
+def choose_trainer(
+    place: Workplace, jobs: Sequence[ClientJob], state: ServerState, rounds: int = 1, *, kept: bool = True
+) -> TrainerChoice:
     """Returns the fastest trainer for jobs like these, measured now, or at an earlier run on this machine.
 
     The figures of an earlier run are used again, so that the same run gives the same bytes: the two trainers differ in
@@ -56,6 +58,7 @@ def choose_trainer(place: Workplace, jobs: Sequence[ClientJob], state: ServerSta
         jobs: a round's; the kind with the most work counts.
         state: what they get.
         rounds: rounds that are still to come; compiling is tried only where they take long.
+        kept: whether the figures go into the cache.
     """
     forced = forced_choice(place.settings, has_images(place.make_expert()))
     if forced is not None:
@@ -67,7 +70,7 @@ def choose_trainer(place: Workplace, jobs: Sequence[ClientJob], state: ServerSta
     if not any("seconds" in figure for figure in figures):  # the round names what is wrong with its clients
         kind = "stacked" if place.settings.trainer == "stacked" else "loop"
         return TrainerChoice(kind=kind, figures=tuple(figures), clients=len(alike))
-    if len(figures) > len(known):
+    if kept and len(figures) > len(known):
         with new_file(file) as draft:
             draft.write_text(json.dumps(figures, indent=1))
     best = _best(figures, compiled=_compiling_pays(place, alike, rounds, _best(figures, compiled=False)["seconds"]))
@@ -170,6 +173,7 @@ def _key(place: Workplace, jobs: Sequence[ClientJob], state: ServerState) -> str
         place.store.resident,
         torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         torch.get_num_threads(),
+        place.sharers,
         place.store.images.shape[1:],
     ]
     return hashlib.sha256(json.dumps(words, default=str).encode()).hexdigest()[:32]

@@ -135,7 +135,7 @@ def _cache_key(
     settings: Settings, backbone: str, spec: ExpertSpec, data: str, public_ids: Ids, device: torch.device
 ) -> str:
     """Returns the name of a trained common expert: all that its weights depend on, this machine's torch among it."""
-    where = (device.type, torch.__version__, str(settings.train.threads))
+    where = (device.type, torch.__version__)
     parts = [RECIPE, backbone, repr(spec), data, repr(settings.common_expert), str(settings.seed), *where]
     digest = hashlib.sha256("\n".join(parts).encode())
     if not settings.common_expert.source.startswith("torchvision:"):

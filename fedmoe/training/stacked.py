@@ -25,7 +25,7 @@ __all__ = ["StackedTrainer"]
 
 _log = logging.getLogger(__name__)
 
-SHARE = 0.5  # of the free memory that a stack may take
+SHARE = 0.5  # of the free memory that the stacks of all who share it may take
 TRIES = 3  # clients that a kind of job is tried on
 UNKNOWN = 8  # clients of a stack whose size in memory could not be found out
 
@@ -93,7 +93,8 @@ class StackedTrainer:
     def _limit(self, job: ClientJob) -> int:
         """Returns how many clients a stack of this kind may hold now."""
         kind = self.kinds.get(kind_of(job))
-        room = int(SHARE * free_bytes(self.place.device)) // kind.client_bytes if kind else UNKNOWN
+        own = int(SHARE * free_bytes(self.place.device)) // self.place.sharers
+        room = own // kind.client_bytes if kind else UNKNOWN
         limits = [room, self.width, self.widths.get(kind_of(job), 0)]
         return max(1, min(limit for limit in limits if limit))
 

@@ -40,6 +40,7 @@ class Workplace:
         store: the samples.
         population: who holds which.
         seed: root of the clients' own streams.
+        sharers: processes that share the device's memory, this one among them.
     """
 
     make_expert: Callable[[], Expert]
@@ -48,6 +49,7 @@ class Workplace:
     store: SampleStore
     population: Population
     seed: int
+    sharers: int = 1
 
     @property
     def device(self) -> torch.device:

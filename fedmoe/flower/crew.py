@@ -1,0 +1,120 @@
+"""A node and its worker processes: every order is shared out among them, and their answers are joined into one."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fedmoe.errors import WorkerError
+from fedmoe.federation.merging import Sums
+from fedmoe.federation.placement import place
+from fedmoe.flower.node import Node
+from fedmoe.flower.worker import Worker
+
+__all__ = ["Crew"]
+
+Arrays = Mapping[str, NDArray[Any]]
+Order = Mapping[str, Any]
+
+
+class Crew:
+    """Does a node's orders, `Node`'s methods under the same names, on several cores.
+
+    How clients fall on workers changes no bit of a result in deterministic mode, just as with nodes.
+
+    Args:
+        node: whose orders they are. With one worker it does them itself, in this process.
+        count: workers.
+        threads: torch threads of each.
+    """
+
+    def __init__(self, node: Node, count: int = 1, threads: int = 1) -> None:
+        self.node, self.count, self.threads = node, count, threads
+        self.choice: dict[str, Any] | None = None  # of a plain Flower strategy, which asks no node to measure
+        self.workers: list[Worker] = []
+        self._hire()
+
+    def rank(self, order: Order, arrays: Arrays) -> dict[str, Any]:
+        """Returns, for each client asked about, its score of every expert."""
+        return self._tables("rank", order, arrays, "rankings")
+
+    def evaluate(self, order: Order, arrays: Arrays) -> dict[str, Any]:
+        """Returns how each unseen client asked about fares."""
+        return self._tables("evaluate", order, arrays, "results")
+
+    def measure(self, order: Order, arrays: Arrays) -> dict[str, Any]:
+        """Returns which trainer is the fastest here for jobs like these, measured while all workers do the same."""
+        if not self.workers:
+            return self.node.measure(order, arrays)
+        parts = [dict(part, kept=index == 0) for index, part in enumerate(self._parts(order))]
+        answers: list[dict[str, Any]] = self._done("measure", parts, lambda part: arrays)
+        return answers[0]  # one that all go by
+
+    def train(self, order: Order, arrays: Arrays) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Returns the report (a row a client, weights of the sums, failures) and the sums, or each client's update."""
+        if not self.workers:
+            return self.node.train(order, arrays)
+
+        def needed(part: Order) -> Arrays:
+            held = {f"expert/{expert_id}" for job in part["jobs"] for expert_id in job["experts"]}
+            return {name: array for name, array in arrays.items() if not name.startswith("expert/") or name in held}
+
+        answers = self._done("train", list(self._parts(order)), needed)
+        reports = [own for own, _ in answers]
+        report: dict[str, Any] = {name: [row for own in reports for row in own[name]] for name in ("rows", "failures")}
+        if order["merges"] == "updates":
+            return report, {name: array for _, updates in answers for name, array in updates.items()}
+        sums = Sums(self.node.settings.deterministic)
+        for own, part in answers:
+            sums.join(Sums(sums.exact, part, own["weights"]))
+        return report | {"weights": sums.weights}, sums.arrays
+
+    def close(self) -> None:
+        """Ends the workers."""
+        for worker in self.workers:
+            worker.close()
+        self.workers = []
+
+    def _hire(self) -> None:
+        self.workers = [Worker(self.node, self.threads) for _ in range(self.count)] if self.count > 1 else []
+
+    def _tables(self, work: str, order: Order, arrays: Arrays, name: str) -> dict[str, Any]:
+        """Returns the joined answers to an order that names clients: a table by client, and failures."""
+        if not self.workers:
+            answer: dict[str, Any] = getattr(self.node, work)(order, arrays)
+            return answer
+        answers = self._done(work, list(self._parts(order)), lambda part: arrays)
+        by_client = {client: row for answer in answers for client, row in answer[name].items()}
+        return {
+            name: {client: by_client[client] for client in sorted(by_client, key=int)},
+            "failures": [failure for answer in answers for failure in answer["failures"]],
+        }
+
+    def _parts(self, order: Order) -> Iterator[Order]:
+        """Yields the part of the order for each worker that gets any: longest work first, as over nodes."""
+        shards = self.node.population.shards
+        jobs = {int(job["client_id"]): job for job in order.get("jobs", ())}
+        sizes = {client: len(shards[client]) * len(job["experts"]) for client, job in jobs.items()}
+        sizes |= {client: len(shards[client]) for client in order.get("clients", ())}
+        for cohort in place(sizes, len(self.workers)):
+            if cohort:
+                yield {**order, **({"jobs": [jobs[c] for c in cohort]} if jobs else {"clients": list(cohort)})}
+
+    def _done(self, work: str, parts: Sequence[Order], needed: Callable[[Order], Arrays]) -> list[Any]:
+        """Returns the workers' answers to their parts; all of them are heard before the first error is raised."""
+        at_work, answers = self.workers[: len(parts)], []
+        errors: list[Exception] = []
+        try:
+            for worker, part in zip(at_work, parts, strict=True):
+                worker.give(work, part, needed(part))
+            for worker in at_work:
+                answer, error = worker.answer()
+                answers.append(answer)
+                errors += [error] if error is not None else []
+        except WorkerError:  # what the others answer to this order must not be taken for an answer to the next one
+            self.close()
+            self._hire()
+            raise
+        if errors:
+            raise errors[0]
+        return answers
