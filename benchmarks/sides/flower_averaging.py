@@ -25,7 +25,10 @@ app = ClientApp()
 
 def rounds(work: Work, grid: Grid) -> Rounds:
     """Returns Flower's rounds: all clients train in each, none is evaluated."""
-    strategy = FedAvg(fraction_train=1.0, fraction_evaluate=0.0, min_available_nodes=work.clients)
+    # of as many as have registered, were there no least number
+    strategy = FedAvg(
+        fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=work.clients, min_available_nodes=work.clients
+    )
     torch.manual_seed(0)
     arrays = ArrayRecord(build_network(work).state_dict())
     round_num = 0

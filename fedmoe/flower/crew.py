@@ -1,6 +1,6 @@
 """A node and its worker processes: every order is shared out among them, and their answers are joined into one."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -9,7 +9,8 @@ from fedmoe.errors import WorkerError
 from fedmoe.federation.merging import Sums
 from fedmoe.federation.placement import place
 from fedmoe.flower.node import Node
-from fedmoe.flower.worker import Worker
+from fedmoe.flower.slab import Slab
+from fedmoe.flower.worker import Worker, can_fork
 
 __all__ = ["Crew"]
 
@@ -31,6 +32,7 @@ class Crew:
     def __init__(self, node: Node, count: int = 1, threads: int = 1) -> None:
         self.node, self.count, self.threads = node, count, threads
         self.choice: dict[str, Any] | None = None  # of a plain Flower strategy, which asks no node to measure
+        self.given = Slab() if count > 1 and can_fork(threads) else None
         self.workers: list[Worker] = []
         self._hire()
 
@@ -47,43 +49,44 @@ class Crew:
         if not self.workers:
             return self.node.measure(order, arrays)
         parts = [dict(part, kept=index == 0) for index, part in enumerate(self._parts(order))]
-        answers: list[dict[str, Any]] = self._done("measure", parts, lambda part: arrays)
-        return answers[0]  # one that all go by
+        measured: dict[str, Any] = self._done("measure", parts, arrays)[0][0]
+        return measured  # all go by what the first one has measured
 
     def train(self, order: Order, arrays: Arrays) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Returns the report (a row a client, weights of the sums, failures) and the sums, or each client's update."""
         if not self.workers:
             return self.node.train(order, arrays)
-
-        def needed(part: Order) -> Arrays:
-            held = {f"expert/{expert_id}" for job in part["jobs"] for expert_id in job["experts"]}
-            return {name: array for name, array in arrays.items() if not name.startswith("expert/") or name in held}
-
-        answers = self._done("train", list(self._parts(order)), needed)
+        answers = self._done("train", list(self._parts(order)), arrays)
         reports = [own for own, _ in answers]
         report: dict[str, Any] = {name: [row for own in reports for row in own[name]] for name in ("rows", "failures")}
         if order["merges"] == "updates":
-            return report, {name: array for _, updates in answers for name, array in updates.items()}
+            return report, {name: array.copy() for _, updates in answers for name, array in updates.items()}
         sums = Sums(self.node.settings.deterministic)
         for own, part in answers:
-            sums.join(Sums(sums.exact, part, own["weights"]))
+            sums.join(Sums(sums.exact, dict(part), own["weights"]))
         return report | {"weights": sums.weights}, sums.arrays
 
     def close(self) -> None:
         """Ends the workers."""
+        self._dismiss()
+        if self.given is not None:
+            self.given.close()
+
+    def _dismiss(self) -> None:
         for worker in self.workers:
             worker.close()
         self.workers = []
 
     def _hire(self) -> None:
-        self.workers = [Worker(self.node, self.threads) for _ in range(self.count)] if self.count > 1 else []
+        count = self.count if self.count > 1 else 0
+        self.workers = [Worker(self.node, self.threads, self.given) for _ in range(count)]
 
     def _tables(self, work: str, order: Order, arrays: Arrays, name: str) -> dict[str, Any]:
         """Returns the joined answers to an order that names clients: a table by client, and failures."""
         if not self.workers:
             answer: dict[str, Any] = getattr(self.node, work)(order, arrays)
             return answer
-        answers = self._done(work, list(self._parts(order)), lambda part: arrays)
+        answers = [answer for answer, _ in self._done(work, list(self._parts(order)), arrays)]
         by_client = {client: row for answer in answers for client, row in answer[name].items()}
         return {
             name: {client: by_client[client] for client in sorted(by_client, key=int)},
@@ -100,19 +103,23 @@ class Crew:
             if cohort:
                 yield {**order, **({"jobs": [jobs[c] for c in cohort]} if jobs else {"clients": list(cohort)})}
 
-    def _done(self, work: str, parts: Sequence[Order], needed: Callable[[Order], Arrays]) -> list[Any]:
-        """Returns the workers' answers to their parts; all of them are heard before the first error is raised."""
+    def _done(self, work: str, parts: Sequence[Order], arrays: Arrays) -> list[tuple[Any, Arrays]]:
+        """Returns the workers' answers to their parts, in the parts' order.
+
+        All are heard before the first error is raised. An answer's arrays may be views, of use until the next order.
+        """
         at_work, answers = self.workers[: len(parts)], []
+        told = arrays if self.given is None else self.given.write(arrays)
         errors: list[Exception] = []
         try:
             for worker, part in zip(at_work, parts, strict=True):
-                worker.give(work, part, needed(part))
+                worker.give(work, part, told)
             for worker in at_work:
-                answer, error = worker.answer()
-                answers.append(answer)
+                answer, made, error = worker.answer()
+                answers.append((answer, made))
                 errors += [error] if error is not None else []
         except WorkerError:  # what the others answer to this order must not be taken for an answer to the next one
-            self.close()
+            self._dismiss()
             self._hire()
             raise
         if errors:

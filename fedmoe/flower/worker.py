@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from fedmoe.errors import WorkerError
 from fedmoe.flower.node import Node
+from fedmoe.flower.slab import Slab, Table
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "can_fork"]
 
 LOOK_UP = 5.0  # seconds after which an idle worker looks whether its node still lives
 PATIENCE = 5.0  # seconds that a worker has to end by itself
@@ -28,41 +29,52 @@ Arrays = Mapping[str, NDArray[Any]]
 class Worker:
     """A copy of a node in a process of its own.
 
-    On Linux it is forked: it has all that the node has loaded at once, and shares its memory until either writes to it.
-    Elsewhere, and where torch shall have several threads in it (OpenMP's do not survive a fork), it starts afresh.
+    Where it can be forked it has all that the node has loaded at once, and shares its memory until either writes to it;
+    elsewhere it starts afresh.
 
     Args:
         node: what it is a copy of.
         threads: torch threads.
+        given: where the arrays of orders lie, for a worker that is forked; `None`: they go through the pipe.
     """
 
-    def __init__(self, node: Node, threads: int) -> None:
-        forks = sys.platform == "linux" and threads == 1
-        context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+    def __init__(self, node: Node, threads: int, given: Slab | None) -> None:
+        context: Any = multiprocessing.get_context("spawn" if given is None else "fork")
+        self.given, self.made = given, None if given is None else Slab()
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, node, threads, os.getpid()), daemon=True)
+        ends = (theirs, given, self.made)
+        self.process = context.Process(target=serve, args=(ends, node, threads, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()  # so that the pipe breaks when the worker dies
-        self._finalizer = weakref.finalize(self, end, self.process, self.pipe)
+        self._finalizer = weakref.finalize(self, end, self.process, self.pipe, self.made)
 
-    def give(self, work: str, order: Mapping[str, Any], arrays: Arrays) -> None:
-        """Gives it an order: what `Node`'s method of this name takes."""
-        try:
-            self.pipe.send((work, order, arrays))
-        except OSError:
-            self._died()
+    def give(self, work: str, order: Mapping[str, Any], arrays: "Arrays | Table") -> None:
+        """Gives it an order.
 
-    def answer(self) -> tuple[Any, Exception | None]:
-        """Returns the answer to the order that was given, or what the node raised.
+        Args:
+            work: the name of a method of `Node`.
+            order: what it takes.
+            arrays: what else it takes; the table of it in the slab where there is one.
 
         Raises:
             WorkerError: the process has died.
         """
         try:
-            answer, error = self.pipe.recv()
+            self.pipe.send((work, order, arrays))
+        except OSError:
+            self._died()
+
+    def answer(self) -> tuple[Any, Arrays, Exception | None]:
+        """Returns the answer to the order, its arrays (until the next order is given), or what the node raised.
+
+        Raises:
+            WorkerError: the process has died.
+        """
+        try:
+            answer, arrays, error = self.pipe.recv()
         except (EOFError, OSError):
             self._died()
-        return answer, error
+        return answer, arrays if self.made is None else self.made.read(arrays), error
 
     def close(self) -> None:
         """Ends the process."""
@@ -76,8 +88,14 @@ class Worker:
         ) from None
 
 
-def serve(pipe: Connection, node: Node, threads: int, parent: int) -> None:
+def can_fork(threads: int) -> bool:
+    """Returns whether a worker with so many torch threads can be forked: OpenMP's threads do not survive it."""
+    return sys.platform == "linux" and threads == 1
+
+
+def serve(ends: tuple[Connection, Slab | None, Slab | None], node: Node, threads: int, parent: int) -> None:
     """Answers orders until the pipe closes or the node's process is gone; runs in the worker."""
+    pipe, given, made = ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node's process hears of Ctrl-C and ends its workers
     sys.breakpointhook = no_terminal
     torch.set_num_threads(threads)
@@ -86,15 +104,20 @@ def serve(pipe: Connection, node: Node, threads: int, parent: int) -> None:
             if os.getppid() != parent:  # the pipe may stay open: workers forked later hold it too
                 return
         try:
-            work, order, arrays = pipe.recv()
-            answer, error = None, None
-            try:
-                answer = getattr(node, work)(order, arrays)
-            except Exception as raised:  # it is raised again where the answer is read
-                error = portable(raised)
-            pipe.send((answer, error))
+            work, order, received = pipe.recv()
+            answer, arrays, error = attempt(node, work, order, received if given is None else given.read(received))
+            pipe.send((answer, arrays if made is None else made.write(arrays), error))
         except (EOFError, OSError):
             return  # the node has gone
+
+
+def attempt(node: Node, work: str, order: Mapping[str, Any], arrays: Arrays) -> tuple[Any, Arrays, Exception | None]:
+    """Returns the answer to an order and its arrays, or what was raised, which is raised again where it is read."""
+    try:
+        answer = getattr(node, work)(order, arrays)
+    except Exception as error:
+        return None, {}, portable(error)
+    return (*answer, None) if isinstance(answer, tuple) else (answer, {}, None)
 
 
 def portable(error: Exception) -> Exception:
@@ -113,9 +136,11 @@ def no_terminal(*_: Any, **__: Any) -> None:
     raise bdb.BdbQuit
 
 
-def end(process: Any, pipe: Connection) -> None:
+def end(process: Any, pipe: Connection, made: Slab | None) -> None:
     """Ends a worker's process, which may be at work."""
     pipe.close()
+    if made is not None:
+        made.close()
     process.terminate()
     process.join(PATIENCE)
     if process.is_alive():

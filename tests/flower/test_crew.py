@@ -24,7 +24,9 @@ from fedmoe.flower.crew import Crew
 from fedmoe.flower.devices import worker_count
 from fedmoe.flower.node import Node
 from fedmoe.flower.orders import Replies
+from fedmoe.flower.slab import Slab
 from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.flower.worker import Worker
 from tests.small import newest_bytes, rounds_of, run_small, small_config
 
 CPU = torch.device("cpu")
@@ -63,8 +65,8 @@ def test_the_number_of_workers_changes_no_byte(tmp_path: Path, seed: int, kind: 
     config = small_config(seed=seed, num_server_rounds=2) | KINDS[kind]
     home, at_work = tmp_path / "home", []
 
-    def hired(node: Node, threads: int) -> worker_module.Worker:
-        at_work.append(worker_module.Worker(node, threads))
+    def hired(node: Node, threads: int, given: Slab | None) -> Worker:
+        at_work.append(Worker(node, threads, given))
         return at_work[-1]
 
     fixed = 2 if kind == "Flower's own" else 0  # to its strategies a node is a client, and one is too few
@@ -107,7 +109,8 @@ class Sleepy:
             raise order["raise"]
         if "break" in order:
             breakpoint()
-        return os.getpid(), torch.get_num_threads(), {name: array * 2 for name, array in arrays.items()}
+        told = {"process": os.getpid(), "threads": torch.get_num_threads()}
+        return told, {name: array * 2 for name, array in arrays.items()}
 
 
 class Unpicklable(Exception):
@@ -116,20 +119,48 @@ class Unpicklable(Exception):
 
 
 @pytest.fixture
-def worker() -> Iterator[worker_module.Worker]:
-    hired = worker_module.Worker(Sleepy(), 1)  # type: ignore[arg-type]
+def worker() -> Iterator[Worker]:
+    hired = Worker(Sleepy(), 1, Slab())  # type: ignore[arg-type]
     yield hired
     hired.close()
 
 
-def test_a_worker_answers_in_a_process_of_its_own(worker: worker_module.Worker) -> None:
-    for value in range(3):
-        worker.give("train", {}, {"a": np.full(100_000, value)})
-        (process, threads, arrays), error = worker.answer()
+@pytest.mark.parametrize("fork", [True, False])
+def test_a_worker_answers_in_a_process_of_its_own(fork: bool) -> None:
+    slab = Slab() if fork else None
+    worker = Worker(Sleepy(), 1, slab)  # type: ignore[arg-type]
+    for value, size in enumerate((3, 100_000, 0, 20, 200_000)):
+        arrays = {"a": np.full((size, 2), value), "b": np.array([value], dtype=np.int64), "c": np.float32(value)[None]}
+        worker.give("train", {}, arrays if slab is None else slab.write(arrays))
+        told, got, error = worker.answer()
         assert error is None
-        assert process != os.getpid()
-        assert threads == 1
-        np.testing.assert_array_equal(arrays["a"], np.full(100_000, 2 * value))
+        assert told["process"] != os.getpid()
+        assert told["threads"] == 1
+        for name, array in arrays.items():
+            assert got[name].dtype == array.dtype
+            np.testing.assert_array_equal(got[name], 2 * array)
+    worker.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_slab_gives_back_what_was_written_and_keeps_to_its_memory(seed: int) -> None:
+    rng, slab = np.random.default_rng(seed), Slab()
+    for _ in range(5):
+        arrays = {
+            str(i): rng.normal(size=rng.integers(0, 50, rng.integers(1, 4))).astype(rng.choice(["f4", "f8", "i8"]))
+            for i in range(rng.integers(0, 6))
+        }
+        table = slab.write(arrays)
+        for name, got in slab.read(table).items():
+            assert got.dtype == arrays[name].dtype
+            assert got.tobytes() == arrays[name].tobytes()
+            assert got.ctypes.data % 64 == 0 or got.size == 0
+    size = os.fstat(slab.file).st_size
+    slab.write({"small": np.zeros(3)})
+    assert os.fstat(slab.file).st_size == size
+    slab.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(slab.file)
 
 
 @pytest.mark.parametrize(
@@ -140,24 +171,25 @@ def test_a_worker_answers_in_a_process_of_its_own(worker: worker_module.Worker) 
     ],
 )
 def test_what_is_raised_in_a_worker_comes_back(
-    worker: worker_module.Worker, raised: Exception, kind: type[Exception], told: str
+    worker: Worker, raised: Exception, kind: type[Exception], told: str
 ) -> None:
     with mock.patch.object(Sleepy, "train", side_effect=raised):
-        other = worker_module.Worker(Sleepy(), 1)  # type: ignore[arg-type]
-    other.give("train", {}, {})
-    answer, error = other.answer()
+        other = Worker(Sleepy(), 1, Slab())  # type: ignore[arg-type]
+    other.give("train", {}, [])
+    answer, arrays, error = other.answer()
     other.close()
     assert answer is None
+    assert arrays == {}
     assert type(error) is kind
     with pytest.raises(kind, match=told):
         raise error
-    worker.give("train", {}, {})
-    assert worker.answer()[1] is None
+    worker.give("train", {}, [])
+    assert worker.answer()[2] is None
 
 
-def test_a_breakpoint_in_a_worker_says_what_to_do(worker: worker_module.Worker) -> None:
-    worker.give("train", {"break": True}, {})
-    _, error = worker.answer()
+def test_a_breakpoint_in_a_worker_says_what_to_do(worker: Worker) -> None:
+    worker.give("train", {"break": True}, [])
+    _, _, error = worker.answer()
     assert isinstance(error, WorkerError)
     assert "train.workers=1" in str(error)
 
@@ -183,9 +215,9 @@ def test_a_worker_that_dies_is_told_and_its_crew_works_again(tmp_path: Path) -> 
 
 
 def test_closing_a_worker_ends_it_though_it_is_at_work() -> None:
-    hired = worker_module.Worker(Sleepy(), 1)  # type: ignore[arg-type]
+    hired = Worker(Sleepy(), 1, Slab())  # type: ignore[arg-type]
     process = hired.process.pid
-    hired.give("train", {"sleep": 600}, {})
+    hired.give("train", {"sleep": 600}, [])
     started = time.monotonic()
     hired.close()
     assert time.monotonic() - started < 60
@@ -195,9 +227,10 @@ def test_closing_a_worker_ends_it_though_it_is_at_work() -> None:
 ORPHANS = """
 import os, sys, time
 import fedmoe.flower.worker as worker
+from fedmoe.flower.slab import Slab
 worker.LOOK_UP = 0.2
 class Idle: pass
-hired = [worker.Worker(Idle(), 1) for _ in range(2)]
+hired = [worker.Worker(Idle(), 1, Slab()) for _ in range(2)]
 print(*(one.process.pid for one in hired), flush=True)
 time.sleep(600)
 """
@@ -249,16 +282,13 @@ def test_a_worker_that_starts_afresh_builds_the_same_node(tmp_path: Path) -> Non
     """Where there is no fork: with several torch threads, which OpenMP does not carry over."""
     config = small_config(num_server_rounds=2)
     one = run_small(tmp_path / "one", settings=config, home=tmp_path / "home")
-    started: list[str] = []
     context = worker_module.multiprocessing.get_context
-
-    def afresh(method: str) -> Any:
-        started.append("spawn")
-        return context("spawn")
-
-    with mock.patch.object(worker_module.multiprocessing, "get_context", afresh):
+    with (
+        mock.patch.object(crew_module, "can_fork", return_value=False),
+        mock.patch.object(worker_module.multiprocessing, "get_context", wraps=context) as asked,
+    ):
         two = run_small(tmp_path / "two", settings=config | {"train.workers": 2}, home=tmp_path / "home")
-    assert started == ["spawn", "spawn"]
+    assert [call.args for call in asked.call_args_list] == [("spawn",), ("spawn",)]
     assert newest_bytes(two) == newest_bytes(one)
     assert rounds_of(two) == rounds_of(one)
 
