@@ -1,4 +1,4 @@
-"""A node and its worker processes: every order is shared out among them, and their answers are joined into one."""
+"""A node and its workers: every order is shared out among them, and their answers are joined into one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from fedmoe.federation.merging import Sums
 from fedmoe.federation.placement import place
 from fedmoe.flower.node import Node
 from fedmoe.flower.slab import Slab
-from fedmoe.flower.worker import Worker, can_fork
+from fedmoe.flower.worker import Worker, attempt, can_fork
 
 __all__ = ["Crew"]
 
@@ -24,8 +24,8 @@ class Crew:
     How clients fall on workers changes no bit of a result in deterministic mode, just as with nodes.
 
     Args:
-        node: whose orders they are. With one worker it does them itself, in this process.
-        count: workers.
+        node: whose orders they are. It does the first part of each itself, in this process.
+        count: how many work, the node among them.
         threads: torch threads of each.
     """
 
@@ -78,8 +78,7 @@ class Crew:
         self.workers = []
 
     def _hire(self) -> None:
-        count = self.count if self.count > 1 else 0
-        self.workers = [Worker(self.node, self.threads, self.given) for _ in range(count)]
+        self.workers = [Worker(self.node, self.threads, self.given) for _ in range(self.count - 1)]
 
     def _tables(self, work: str, order: Order, arrays: Arrays, name: str) -> dict[str, Any]:
         """Returns the joined answers to an order that names clients: a table by client, and failures."""
@@ -99,29 +98,26 @@ class Crew:
         jobs = {int(job["client_id"]): job for job in order.get("jobs", ())}
         sizes = {client: len(shards[client]) * len(job["experts"]) for client, job in jobs.items()}
         sizes |= {client: len(shards[client]) for client in order.get("clients", ())}
-        for cohort in place(sizes, len(self.workers)):
+        for cohort in place(sizes, self.count):
             if cohort:
                 yield {**order, **({"jobs": [jobs[c] for c in cohort]} if jobs else {"clients": list(cohort)})}
 
     def _done(self, work: str, parts: Sequence[Order], arrays: Arrays) -> list[tuple[Any, Arrays]]:
-        """Returns the workers' answers to their parts, in the parts' order.
+        """Returns the answers to the parts, in their order, once all are there; the first error is raised.
 
-        All are heard before the first error is raised. An answer's arrays may be views, of use until the next order.
+        An answer's arrays may be views, of use until the next order.
         """
-        at_work, answers = self.workers[: len(parts)], []
+        others = self.workers[: len(parts) - 1]
         told = arrays if self.given is None else self.given.write(arrays)
-        errors: list[Exception] = []
         try:
-            for worker, part in zip(at_work, parts, strict=True):
+            for worker, part in zip(others, parts[1:], strict=True):
                 worker.give(work, part, told)
-            for worker in at_work:
-                answer, made, error = worker.answer()
-                answers.append((answer, made))
-                errors += [error] if error is not None else []
+            outcomes = [attempt(self.node, work, parts[0], arrays), *(worker.answer() for worker in others)]
         except WorkerError:  # what the others answer to this order must not be taken for an answer to the next one
             self._dismiss()
             self._hire()
             raise
-        if errors:
-            raise errors[0]
-        return answers
+        for _, _, error in outcomes:
+            if error is not None:
+                raise error
+        return [(answer, made) for answer, made, _ in outcomes]

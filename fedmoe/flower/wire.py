@@ -54,7 +54,7 @@ def as_array(array: NDArray[Any]) -> Array:
         return Array(np.ascontiguousarray(array))
     header = BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    data = b"".join((header.getvalue(), memoryview(array).cast("B")))
+    data = b"".join((header.getvalue(), array.data.cast("B")))
     return Array(dtype=str(array.dtype), shape=tuple(array.shape), stype="numpy.ndarray", data=data)
 
 

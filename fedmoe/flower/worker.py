@@ -18,7 +18,7 @@ from fedmoe.errors import WorkerError
 from fedmoe.flower.node import Node
 from fedmoe.flower.slab import Slab, Table
 
-__all__ = ["Worker", "can_fork"]
+__all__ = ["Worker", "attempt", "can_fork"]
 
 LOOK_UP = 5.0  # seconds after which an idle worker looks whether its node still lives
 PATIENCE = 5.0  # seconds that a worker has to end by itself
@@ -106,7 +106,7 @@ def serve(ends: tuple[Connection, Slab | None, Slab | None], node: Node, threads
         try:
             work, order, received = pipe.recv()
             answer, arrays, error = attempt(node, work, order, received if given is None else given.read(received))
-            pipe.send((answer, arrays if made is None else made.write(arrays), error))
+            pipe.send((answer, arrays if made is None else made.write(arrays), error and portable(error)))
         except (EOFError, OSError):
             return  # the node has gone
 
@@ -116,7 +116,7 @@ def attempt(node: Node, work: str, order: Mapping[str, Any], arrays: Arrays) -> 
     try:
         answer = getattr(node, work)(order, arrays)
     except Exception as error:
-        return None, {}, portable(error)
+        return None, {}, error
     return (*answer, None) if isinstance(answer, tuple) else (answer, {}, None)
 
 

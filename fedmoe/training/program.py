@@ -4,7 +4,7 @@ Shapes: N clients, K held experts, B samples of a client's batch, M experts in t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
@@ -38,6 +38,11 @@ class Program:
     num_experts: int
     expert_pool: Mapping[str, Tensor]
     gate_pool: Mapping[str, Tensor]
+    methods: "_Methods | None" = field(init=False)
+
+    def __post_init__(self) -> None:
+        # here, for torch does not compile what makes a module
+        object.__setattr__(self, "methods", None if self.gate is None else _Methods(self.gate))
 
     def losses_N(self, experts: tuple[Tensors, Tensors], gate: tuple[Tensors, Tensors], own: Tensors) -> Tensor:
         """Returns each client's loss.
@@ -68,7 +73,7 @@ class Program:
         """Returns the loss of one client; every tensor here is its own."""
         model = LocalModel(
             experts=lambda x_BCHW: self._logits_KBC(*experts, x_BCHW),
-            gate=None if self.gate is None else _GateCopy(self.gate, _only_copy(gate[0] | gate[1])),
+            gate=None if self.methods is None else _GateCopy(self.methods, _only_copy(gate[0] | gate[1])),
             expert_ids_K=own["expert_ids"],
             num_experts=self.num_experts,
             trained=[*_by_copy(experts[0], len(own["rows"])), *_only_copy(gate[0]).values()],
@@ -102,7 +107,7 @@ def _only_copy(tensors: Tensors) -> Tensors:
     return {name: value.squeeze(0) for name, value in tensors.items()}
 
 
-class _Method(nn.Module):
+class _Methods(nn.Module):
     """A gate whose methods can be called functionally."""
 
     def __init__(self, gate: Gate) -> None:
@@ -116,8 +121,8 @@ class _Method(nn.Module):
 class _GateCopy:
     """One client's gate: the shared module with the client's tensors."""
 
-    def __init__(self, gate: Gate, tensors: Tensors) -> None:
-        self.method = _Method(gate)
+    def __init__(self, methods: _Methods, tensors: Tensors) -> None:
+        self.method = methods
         self.tensors = {f"gate.{name}": value for name, value in tensors.items()}
 
     def scores(self, input_BD: Tensor) -> Tensor:

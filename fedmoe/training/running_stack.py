@@ -29,7 +29,7 @@ def compiler() -> Callable[..., tuple[Tensor, Sequence[Tensor]]]:
     import torch._dynamo.config as dynamo  # takes a second: only where it is wanted
 
     dynamo.recompile_limit = max(64, dynamo.recompile_limit)
-    return torch.compile(Program.gradients, dynamic=True)
+    return torch.compile(Program.gradients, dynamic=True, fullgraph=True)  # in parts it gains nothing
 
 
 class Buffers:

@@ -33,7 +33,12 @@ CPU = torch.device("cpu")
 KINDS: dict[str, dict[str, Any]] = {
     "fedjets": {"evaluate.baselines": "fedavg", "evaluate.ema": 0.5},
     "fedjets, stacked": {"train.trainer": "stacked", "train.epochs": 2, "evaluate.baselines": "fedavg"},
-    "random gate, CNN": {"gate.name": "random", "experts.model": "cnn", "experts.width": 2},
+    "random gate, CNN": {
+        "gate.name": "random",
+        "experts.model": "cnn",
+        "experts.width": 2,
+        "train.layout": "contiguous",  # it would be measured, and the two layouts differ in the last bits
+    },
     "updates, not sums": {"strategy.name": "tests.flower.test_crew:Median"},
     "ranked by loss": {"strategy.name": "tests.flower.test_serving:ByLoss"},
     "Flower's own": {"strategy.name": "flwr.serverapp.strategy:FedAdam"},
@@ -77,7 +82,7 @@ def test_the_number_of_workers_changes_no_byte(tmp_path: Path, seed: int, kind: 
             other = run_small(
                 tmp_path / str(workers), nodes=nodes, settings=config | {"train.workers": workers}, home=home
             )
-        assert len(at_work) == workers
+        assert len(at_work) == workers - 1  # the node itself is one of them
         assert newest_bytes(other) == newest_bytes(one)
         assert rounds_of(other) == rounds_of(one)
         assert (other / "clients.csv").read_bytes() == (one / "clients.csv").read_bytes()
@@ -197,10 +202,10 @@ def test_a_breakpoint_in_a_worker_says_what_to_do(worker: Worker) -> None:
 def test_a_worker_that_dies_is_told_and_its_crew_works_again(tmp_path: Path) -> None:
     config = small_config(num_server_rounds=3, train__workers=2)
     healthy = run_small(tmp_path / "healthy", settings=config)
-    train, fatal = Node.train, set(rounds_of(healthy)[1]["clients"])
+    train, here = Node.train, os.getpid()
 
     def dies(node: Node, order: dict[str, Any], arrays: dict[str, Any]) -> Any:
-        if {job["round_num"] for job in order["jobs"]} == {2} and min(fatal) in {j["client_id"] for j in order["jobs"]}:
+        if os.getpid() != here and {job["round_num"] for job in order["jobs"]} == {2}:
             os.kill(os.getpid(), signal.SIGKILL)
         return train(node, order, arrays)
 
@@ -288,7 +293,7 @@ def test_a_worker_that_starts_afresh_builds_the_same_node(tmp_path: Path) -> Non
         mock.patch.object(worker_module.multiprocessing, "get_context", wraps=context) as asked,
     ):
         two = run_small(tmp_path / "two", settings=config | {"train.workers": 2}, home=tmp_path / "home")
-    assert [call.args for call in asked.call_args_list] == [("spawn",), ("spawn",)]
+    assert [call.args for call in asked.call_args_list] == [("spawn",)]
     assert newest_bytes(two) == newest_bytes(one)
     assert rounds_of(two) == rounds_of(one)
 
