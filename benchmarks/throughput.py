@@ -61,7 +61,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     names = lambda text: [name for name in text.split(",") if name]  # noqa: E731
     parser.add_argument("--work", type=names, default=list(WORKS), help=f"of {','.join(WORKS)}; default: all")
     parser.add_argument("--sides", type=names, default=[], help=f"of {','.join(SIDES)}; default: each work's own")
-    parser.add_argument("--repetitions", type=at_least(2), default=7, help="timed rounds of each side (7)")
+    parser.add_argument("--repetitions", type=at_least(2), default=7, help="timed turns of each side (7)")
     parser.add_argument("--warm-up", type=at_least(1), default=2, help="untimed rounds before them (2)")
     parser.add_argument("--threads", type=at_least(1), default=2, help="torch threads a side, actors of Flower's (2)")
     parser.add_argument(

@@ -121,7 +121,7 @@ class Worker:
             raise SideError(f"{self.name}: its model must move and stay finite, got {self.ready}")
 
     def go(self) -> float:
-        """Has the side do one round; returns its seconds.
+        """Has the side do a turn of rounds; returns the seconds of one.
 
         Raises:
             SideError: it died, or trained on another number of samples.
@@ -133,10 +133,9 @@ class Worker:
         except OSError as error:
             raise self._failure(f"does not listen: {error}") from error
         table = self._answer()
-        if table["samples"] != self.work.samples_per_round:
-            raise SideError(
-                f"{self.name}: a round must train on {self.work.samples_per_round} samples, got {table['samples']}"
-            )
+        wanted = self.work.samples_per_round
+        if any(samples != wanted for samples in table["samples"]):
+            raise SideError(f"{self.name}: a round must train on {wanted} samples, got {table['samples']}")
         return float(table["seconds"])
 
     def _answer(self) -> dict[str, Any]:

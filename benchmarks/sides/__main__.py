@@ -1,7 +1,11 @@
-"""A side's own process: `python -m benchmarks.sides NAME WORK`; does a round for every line `go` on its stdin.
+"""A side's own process: `python -m benchmarks.sides NAME WORK`; does a turn for every line `go` on its stdin.
+
+A turn is as many rounds as take half a second: rounds follow each other, as in a run. A single round of 20 ms after
+other sides' turns would be timed with cold caches.
 
 It answers in JSON, a line each, on what was its stdout; whatever the libraries print there goes to stderr. The first
-line says that it is ready, and what it is ready with; then a line a round, with its seconds and samples.
+line says that it is ready, and what it is ready with; then a line a turn, with the seconds of a round and each round's
+samples.
 """
 
 import argparse
@@ -17,6 +21,8 @@ import numpy as np
 from benchmarks.sides import SIDES, MissingLibraryError, Rounds, run_side
 from benchmarks.workloads import WORKS, work_named
 
+TURN = 0.5  # seconds
+
 
 def main() -> None:
     """Runs one side until stdin ends."""
@@ -27,6 +33,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--toy", action="store_true")
     asked = parser.parse_args()
+    turn = 0.0 if asked.toy else TURN
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -37,7 +44,7 @@ def main() -> None:
         answer(warmed_up(rounds, asked.warm_up))
         for line in sys.stdin:
             if line.strip() == "go":
-                answer(timed(rounds))
+                answer(timed(rounds, turn))
 
     try:
         run_side(asked.name, work_named(asked.work, asked.toy), asked.threads, serve)
@@ -69,11 +76,15 @@ def warmed_up(rounds: Rounds, count: int) -> dict[str, Any]:
     }
 
 
-def timed(rounds: Rounds) -> dict[str, Any]:
-    """Does one round; returns its seconds and samples."""
+def timed(rounds: Rounds, turn: float) -> dict[str, Any]:
+    """Does rounds for `turn` seconds, one at least; returns the seconds of one, and the samples of each."""
+    samples: list[int] = []
     started = time.perf_counter()
-    samples = rounds.train()
-    return {"seconds": time.perf_counter() - started, "samples": samples}
+    while True:
+        samples.append(rounds.train())
+        seconds = time.perf_counter() - started
+        if seconds >= turn:
+            return {"seconds": seconds / len(samples), "samples": samples}
 
 
 if __name__ == "__main__":
