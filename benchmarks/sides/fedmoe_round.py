@@ -68,7 +68,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     workers, threads = (threads, 1) if in_processes else (1, threads)
     config = flat_settings(work, threads, trainer) | {"train.workers": workers}
-    config |= {"data.root": write_arrays(work, folder), "train.compile": compiling}
+    config |= {"data.root": write_arrays(work, folder), "train.compile": compiling, "deterministic": compiling != "on"}
     settings = from_flat(config)
     set_up_torch(threads, settings.deterministic)
     preparation = prepare_run(settings, torch.device("cpu"), lambda text: None)

@@ -70,6 +70,7 @@ class Node:
             population=self.population,
             seed=settings.seed,
             sharers=sharers,
+            deterministic=settings.deterministic,
         )
         self.trainers: dict[tuple[str, int, str, bool], LocalTrainer] = {}
         self.scratch = self._build_expert()

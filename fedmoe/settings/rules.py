@@ -43,6 +43,11 @@ def check_rules(settings: Settings) -> None:
         f"data.source must be '', 'auto' or data.name ('{data.name}'), got '{data.source}'; "
         "hint: set data.name as well",
     )
+    _require(
+        settings.train.compile != "on" or not settings.deterministic,
+        "train.compile='on' needs deterministic=false, got true: the last bits of compiled steps depend on how many "
+        "clients are trained together",
+    )
 
 
 def _require(holds: bool, otherwise: str) -> None:

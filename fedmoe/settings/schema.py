@@ -123,7 +123,7 @@ class TrainSettings:
     stack: int = setting(0, "clients that the stacked trainer trains at once; 0: measured, and as memory allows", low=0)
     compile: str = setting(
         "auto",
-        "torch.compile for the stacked trainer's steps; 'auto': tried where a run's training takes over a minute",
+        "torch.compile for stacked steps; 'auto': tried where training takes over a minute and deterministic is false",
         choices=("auto", "on", "off"),
     )
     precision: str = setting("fp32", "of a client's forward and backward passes", choices=("fp32", "bf16"))

@@ -1,6 +1,6 @@
 """One client's optimiser, fresh for every client and round; the gate has its own rate and momentum."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,10 @@ __all__ = ["carry_over", "make_optimiser"]
 
 
 def make_optimiser(
-    settings: TrainSettings, experts: Sequence[Tensor], gate: Sequence[Tensor], fused: bool = False
+    settings: TrainSettings,
+    experts: Sequence[Tensor],
+    gate: Sequence[Tensor],
+    fused: Callable[[Tensor], bool] = lambda tensor: False,
 ) -> torch.optim.Optimizer:
     """Returns the optimiser that the settings describe.
 
@@ -22,22 +25,23 @@ def make_optimiser(
             `momentum` as its first beta.
         experts: the experts' trainable tensors.
         gate: the gate's; no weight decay for them.
-        fused: one pass over memory a tensor.
+        fused: says which tensors are stepped in one pass over memory; their gradients must be contiguous.
     """
     pairs = (
         (experts, settings.learning_rate, settings.momentum, settings.weight_decay),
         (gate, settings.gate_learning_rate, settings.gate_momentum, 0.0),
     )
     groups = [
-        {"params": list(tensors), "lr": rate, "weight_decay": decay}
+        {"params": params, "lr": rate, "weight_decay": decay, "fused": in_one_pass}
         | ({"betas": (momentum, 0.999)} if settings.optimiser == "adamw" else {"momentum": momentum})
         | ({} if settings.optimiser == "adamw" else {"nesterov": settings.nesterov and momentum > 0})
         for tensors, rate, momentum, decay in pairs
-        if tensors
+        for in_one_pass in (False, True)
+        if (params := [tensor for tensor in tensors if fused(tensor) == in_one_pass])
     ]
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups, fused=fused)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, fused=fused)
+        return torch.optim.AdamW(groups)
+    return torch.optim.SGD(groups, lr=settings.learning_rate)
 
 
 def carry_over(old: torch.optim.Optimizer, new: torch.optim.Optimizer, rows: int) -> None:

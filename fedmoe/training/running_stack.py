@@ -19,6 +19,8 @@ from fedmoe.training.trainer import Workplace
 
 __all__ = ["Buffers", "RunningStack"]
 
+REGISTER = 16  # float32 values of the widest that a CPU has
+
 
 @cache
 def compiler() -> Callable[..., tuple[Tensor, Sequence[Tensor]]]:
@@ -29,7 +31,21 @@ def compiler() -> Callable[..., tuple[Tensor, Sequence[Tensor]]]:
     import torch._dynamo.config as dynamo  # takes a second: only where it is wanted
 
     dynamo.recompile_limit = max(64, dynamo.recompile_limit)
-    return torch.compile(Program.gradients, dynamic=True, fullgraph=True)  # in parts it gains nothing
+    # No explicit vectors: what is left over at the end of a loop would be rounded in another way than the rest, and
+    # whose values those are depends on who else is in the stack. The C++ compiler's own vectors are exact.
+    # In parts (where the graph breaks) it gains nothing.
+    return torch.compile(Program.gradients, dynamic=True, fullgraph=True)
+
+
+def in_one_pass(leaf: Tensor) -> bool:
+    """Returns whether a stacked tensor may be stepped by one of torch's fused optimisers.
+
+    On a CPU these round the last values of each thread's share in another way where they do not fill a register
+    (torch 2.15), and whose values those are depends on who else is in the stack. So only where nothing is left over,
+    however many rows there are: with one thread, and pairs of rows (there is an even number) that fill registers.
+    """
+    pair = 2 * leaf[0].numel()
+    return leaf.device.type == "cuda" or (torch.get_num_threads() == 1 and pair % REGISTER == 0)
 
 
 class Buffers:
@@ -87,7 +103,6 @@ class RunningStack:
         compiled: bool = False,
     ) -> None:
         self.compiled = compiled
-        self.fused = place.device.type == "cuda"
         filled = [*jobs, *([jobs[-1]] * (width - len(jobs)))]
         held = sorted({expert_id for job in jobs for expert_id in job.experts})
         row_of = {expert_id: row for row, expert_id in enumerate(held)}
@@ -123,13 +138,8 @@ class RunningStack:
         self.rows = rows
         self.trained = self.experts.trained(rows)
         self.gate_trained = {} if self.gates is None else self.gates.trained(rows)
-        # Not fused on the CPU: there the last few values of a tensor are rounded in another way (torch 2.15), and whose
-        # they are depends on who else is in the stack. A tensor of all clients' is one pass or two either way.
         optimiser = make_optimiser(
-            self.place.settings,
-            list(self.trained.values()),
-            list(self.gate_trained.values()),
-            fused=self.fused,
+            self.place.settings, list(self.trained.values()), list(self.gate_trained.values()), in_one_pass
         )
         if self.optimiser is not None:
             carry_over(self.optimiser, optimiser, rows)
@@ -145,7 +155,7 @@ class RunningStack:
             gradients = torch.autograd.grad(losses_N.sum(), leaves, materialize_grads=True)
         for leaf, gradient in zip(leaves, gradients, strict=True):
             # A gradient from vmap may be a permuted view, and a fused step does not look at strides (torch 2.15).
-            leaf.grad = gradient.contiguous() if self.fused else gradient
+            leaf.grad = gradient.contiguous() if in_one_pass(leaf) else gradient
         if self.optimiser is not None:
             self.optimiser.step()
         return losses_N.detach()

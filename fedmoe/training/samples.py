@@ -195,8 +195,12 @@ class SampleStore:
     def _take(self, name: str, ids: Ids) -> Tensor:
         array = getattr(self, name)
         if not self.resident:
-            # Copied into torch's own memory, which is aligned alike each time: the last bit of a product depends on it.
-            return torch.tensor(array[ids], device=self.device)
+            if len(ids) and not 0 <= ids.min() <= ids.max() < len(array):
+                raise IndexError(f"sample ids must lie in [0, {len(array)}), got {ids.min()} .. {ids.max()}")
+            # Into torch's own memory, which is aligned alike each time: the last bit of a product depends on it.
+            taken = torch.empty((len(ids), *array.shape[1:]), dtype=torch.from_numpy(array[:0].copy()).dtype)
+            np.take(array, ids, axis=0, out=taken.numpy(), mode="clip")  # in any other mode it goes through a buffer
+            return taken.to(self.device)
         if name not in self.placed:
             self.placed[name] = torch.tensor(np.asarray(array), device=self.device)
         return self.placed[name][torch.tensor(ids, device=self.device)]

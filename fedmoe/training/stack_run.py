@@ -80,6 +80,8 @@ def even(count: int) -> int:
 
 def joined(finished: Sequence[Vectors]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Returns the vectors of experts and gates by row; the last rows finish first."""
-    experts = torch.cat([part for part, _ in reversed(finished)]).numpy()
+    if len(finished) == 1:  # they are copies already
+        experts, gate = finished[0]
+        return experts.numpy(), None if gate is None else gate.numpy()
     gates = [part for _, part in reversed(finished) if part is not None]
-    return experts, torch.cat(gates).numpy() if gates else None
+    return torch.cat([part for part, _ in reversed(finished)]).numpy(), torch.cat(gates).numpy() if gates else None

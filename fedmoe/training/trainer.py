@@ -41,6 +41,7 @@ class Workplace:
         population: who holds which.
         seed: root of the clients' own streams.
         sharers: processes that share the device's memory, this one among them.
+        deterministic: whether who else is trained beside a client may change no bit.
     """
 
     make_expert: Callable[[], Expert]
@@ -50,6 +51,7 @@ class Workplace:
     population: Population
     seed: int
     sharers: int = 1
+    deterministic: bool = False
 
     @property
     def device(self) -> torch.device:

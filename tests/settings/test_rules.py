@@ -58,6 +58,12 @@ EDGES = {
         ("cifar100", "cifar10"),
         r"data.source must be '', 'auto' or data.name \('cifar100'\), got 'cifar10'; hint: set data.name as well",
     ),
+    "compiling costs determinism": (
+        {"train.compile": "on"},
+        "deterministic",
+        (False, True),
+        r"train.compile='on' needs deterministic=false, got true: the last bits .* are trained together",
+    ),
 }
 
 

@@ -98,6 +98,7 @@ def test_compiling_is_tried_where_a_run_is_long(
     assert not choose_trainer(off, jobs, field.state, rounds=3000).compiled
     on = replace(field.place, settings=replace(field.place.settings, compile="on"))
     assert choose_trainer(on, jobs, field.state, rounds=1).compiled == wins
+    assert not choose_trainer(replace(field.place, deterministic=True), jobs, field.state, rounds=3000).compiled
 
 
 def test_a_measured_choice_has_figures_of_both(field: Field) -> None:

@@ -182,14 +182,14 @@ def test_who_else_is_in_the_stack_changes_no_bit(prepared: Callable[..., Field],
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with the machine's C++ compiler")
 @pytest.mark.filterwarnings("default")  # torch's compiler warns of what it is going to change itself
-@pytest.mark.parametrize("name", ["mixture and prox"])
+@pytest.mark.parametrize("name", ["mixture and prox", "anchor"])
 def test_compiled_steps_come_out_as_in_the_loop(prepared: Callable[..., Field], name: str) -> None:
     field = prepared(ROWS[name])
     jobs = field.jobs(ROWS[name])
     compiled = updates_of(StackedTrainer(field.place, compiled=True), jobs, field.state)
     check_equal(updates_of(LoopTrainer(field.place), jobs, field.state), compiled)
     apart = updates_of(StackedTrainer(field.place, width=3, compiled=True), jobs, field.state)
-    check_equal(compiled, apart, tolerance=0.0)
+    check_equal(compiled, apart)  # not bit for bit: hence the rule that compiling needs deterministic=false
 
 
 def test_jobs_of_several_kinds_and_rounds_share_the_buffers(prepared: Callable[..., Field]) -> None:
