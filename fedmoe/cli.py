@@ -26,7 +26,7 @@ def run(
         list[str] | None, typer.Option("--run-config", "-c", help='as flwr run: "key=value ..." or a TOML file')
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="run folder to go on with")] = None,
-    nodes: Annotated[int, typer.Option(min=0, help="SuperNodes in this process; 0: one, or one a GPU")] = 0,
+    nodes: Annotated[int, typer.Option(min=0, help="SuperNodes in this process; 0: two, or one a GPU")] = 0,
 ) -> None:
     """Run a simulation in this process: no Ray, no SuperLink; same settings, same numbers as `flwr run`."""
     from fedmoe.flower.local_run import run_locally

@@ -26,13 +26,13 @@ class LocalGrid(Grid):
         client_app: what a node runs.
         num_nodes: how many nodes there are.
         run_config: what every node's context holds.
-        workers: nodes that work at the same time. With 1 there are no threads, and a breakpoint in a client stops all.
-            Torch lets go of Python's lock while it computes, so that threads are worth most where steps are long.
+        at_once: nodes that work at the same time, each in a thread; only so many get work. 0: one after another, and
+            all of them.
     """
 
-    def __init__(self, client_app: ClientApp, num_nodes: int, run_config: dict[str, Any], *, workers: int = 1) -> None:
-        self.client_app = client_app
-        self.pool = ThreadPoolExecutor(workers, "node") if min(workers, num_nodes) > 1 else None
+    def __init__(self, client_app: ClientApp, num_nodes: int, run_config: dict[str, Any], *, at_once: int = 0) -> None:
+        self.client_app, self.at_once = client_app, at_once
+        self.pool = ThreadPoolExecutor(at_once, "node") if min(at_once, num_nodes) > 1 else None
         self._run = Run.create_empty(run_id=1)
         self.replies: dict[str, Message] = {}
         # Flower lets a message be made only inside a task; outside `flwr run`, this process is that task

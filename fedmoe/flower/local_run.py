@@ -27,7 +27,7 @@ def run_locally(simulation: Path, overrides: Sequence[str], resume: Path | None,
         simulation: folder of a Flower app.
         overrides: as `flwr run --run-config` takes them.
         resume: run folder to go on with.
-        num_nodes: SuperNodes; 0: one, or one a GPU.
+        num_nodes: SuperNodes; 0: one a GPU, and two at the least, as `flwr run` has.
 
     Raises:
         SettingsError: the folder is no Flower app, or an override does not fit.
@@ -43,7 +43,7 @@ def run_locally(simulation: Path, overrides: Sequence[str], resume: Path | None,
     gpus = visible_gpus(from_flat(config).train.device)
     with _importable(simulation):
         server_app, client_app = _load(components["serverapp"]), _load(components["clientapp"])
-        grid = LocalGrid(client_app, num_nodes or max(1, gpus), config, workers=max(1, gpus))
+        grid = LocalGrid(client_app, num_nodes or max(2, gpus), config, at_once=max(1, gpus))
         server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config))
 
 

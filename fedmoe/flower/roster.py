@@ -9,6 +9,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedmoe.errors import RoundError
+from fedmoe.flower.local_grid import LocalGrid
 from fedmoe.flower.wire import decode, encode
 
 __all__ = ["Roster", "call_roster", "exchange"]
@@ -26,6 +27,7 @@ class Roster:
         cores: cores that a node's process may use.
         cpus: cores that Flower's engine booked for it; 0 in process.
         busy: cores that a working node keeps busy.
+        at_once: nodes that can work at the same time, where it is known; 0: all.
     """
 
     node_ids: Sequence[int]
@@ -33,13 +35,12 @@ class Roster:
     cores: int
     cpus: int
     busy: int
+    at_once: int = 0
 
     @property
     def working(self) -> Sequence[int]:
-        """Returns the nodes that get work: not more than Flower's engine lets work at the same time on CPUs."""
-        if self.cpus == 0 or any(device != "cpu" for device in self.devices):
-            return self.node_ids
-        return self.node_ids[: max(1, self.cores // self.cpus)]
+        """Returns the nodes that get work: where one must wait for another, the other does its work as well."""
+        return self.node_ids[: self.at_once or None]
 
 
 def exchange(
@@ -90,10 +91,17 @@ def call_roster(grid: Grid) -> Roster:
             raise RoundError(f"the federation's nodes must register within {PATIENCE:.0f} s, got {len(node_ids)}")
         time.sleep(0.1)
     ordered = sorted(hellos, key=lambda node_id: hellos[node_id]["partition_id"])
+    devices = tuple(str(hellos[node_id]["device"]) for node_id in ordered)
+    cores, cpus, busy = (max(int(hellos[node_id][name]) for node_id in ordered) for name in ("cores", "cpus", "busy"))
+    if isinstance(grid, LocalGrid):
+        at_once = grid.at_once
+    else:  # Flower's engine lets nodes work as far as the cores go that it books for each
+        at_once = max(1, cores // cpus) if cpus and set(devices) == {"cpu"} else 0
     return Roster(
         node_ids=tuple(ordered),
-        devices=tuple(str(hellos[node_id]["device"]) for node_id in ordered),
-        cores=max(int(hellos[node_id]["cores"] or 1) for node_id in ordered),
-        cpus=max(int(hellos[node_id]["cpus"]) for node_id in ordered),
-        busy=max(int(hellos[node_id]["busy"]) for node_id in ordered),
+        devices=devices,
+        cores=cores,
+        cpus=cpus,
+        busy=busy,
+        at_once=at_once,
     )
