@@ -1,6 +1,7 @@
 """The ClientApp: a SuperNode does the work of a whole cohort of clients, one message each way."""
 
 import json
+import platform
 import threading
 from functools import lru_cache
 from typing import Any
@@ -39,6 +40,7 @@ def hello(message: Message, context: Context) -> Message:
         "cpus": booked_cores(),
         "device": str(device),
         "cores": usable_cores(),
+        "host": platform.node(),
         "busy": worker_count(settings.train.workers, settings.train.threads, device) * settings.train.threads,
     }
     return Message(encode(reply, {}), reply_to=message)

@@ -1,11 +1,10 @@
 """A node and its workers: every order is shared out among them, and their answers are joined into one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
-from fedmoe.errors import WorkerError
 from fedmoe.federation.merging import Sums
 from fedmoe.federation.placement import place
 from fedmoe.flower.node import Node
@@ -33,8 +32,7 @@ class Crew:
         self.node, self.count, self.threads = node, count, threads
         self.choice: dict[str, Any] | None = None  # of a plain Flower strategy, which asks no node to measure
         self.given = Slab() if count > 1 and can_fork(threads) else None
-        self.workers: list[Worker] = []
-        self._hire()
+        self.workers: list[Worker] = []  # from the first order on that wants them
 
     def rank(self, order: Order, arrays: Arrays) -> dict[str, Any]:
         """Returns, for each client asked about, its score of every expert."""
@@ -46,21 +44,21 @@ class Crew:
 
     def measure(self, order: Order, arrays: Arrays) -> dict[str, Any]:
         """Returns which trainer is the fastest here for jobs like these, measured while all workers do the same."""
-        if not self.workers:
-            return self.node.measure(order, arrays)
         parts = [dict(part, kept=index == 0) for index, part in enumerate(self._parts(order))]
+        if self.node.knows(parts[0], arrays):
+            return self.node.measure(parts[0], arrays)
         measured: dict[str, Any] = self._done("measure", parts, arrays)[0][0]
         return measured  # all go by what the first one has measured
 
     def train(self, order: Order, arrays: Arrays) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Returns the report (a row a client, weights of the sums, failures) and the sums, or each client's update."""
-        if not self.workers:
-            return self.node.train(order, arrays)
         answers = self._done("train", list(self._parts(order)), arrays)
         reports = [own for own, _ in answers]
-        report: dict[str, Any] = {name: [row for own in reports for row in own[name]] for name in ("rows", "failures")}
+        report: dict[str, Any] = {name: joined(own[name] for own in reports) for name in ("rows", "failures")}
         if order["merges"] == "updates":
             return report, {name: array.copy() for _, updates in answers for name, array in updates.items()}
+        if len(answers) == 1:  # the node's own
+            return report | {"weights": reports[0]["weights"]}, dict(answers[0][1])
         sums = Sums(self.node.settings.deterministic)
         for own, part in answers:
             sums.join(Sums(sums.exact, dict(part), own["weights"]))
@@ -82,14 +80,11 @@ class Crew:
 
     def _tables(self, work: str, order: Order, arrays: Arrays, name: str) -> dict[str, Any]:
         """Returns the joined answers to an order that names clients: a table by client, and failures."""
-        if not self.workers:
-            answer: dict[str, Any] = getattr(self.node, work)(order, arrays)
-            return answer
         answers = [answer for answer, _ in self._done(work, list(self._parts(order)), arrays)]
         by_client = {client: row for answer in answers for client, row in answer[name].items()}
         return {
             name: {client: by_client[client] for client in sorted(by_client, key=int)},
-            "failures": [failure for answer in answers for failure in answer["failures"]],
+            "failures": joined(answer["failures"] for answer in answers),
         }
 
     def _parts(self, order: Order) -> Iterator[Order]:
@@ -107,17 +102,23 @@ class Crew:
 
         An answer's arrays may be views, of use until the next order.
         """
+        if len(parts) > 1 and not self.workers:
+            self._hire()
         others = self.workers[: len(parts) - 1]
-        told = arrays if self.given is None else self.given.write(arrays)
         try:
+            told = arrays if self.given is None or not others else self.given.write(arrays)
             for worker, part in zip(others, parts[1:], strict=True):
                 worker.give(work, part, told)
             outcomes = [attempt(self.node, work, parts[0], arrays), *(worker.answer() for worker in others)]
-        except WorkerError:  # what the others answer to this order must not be taken for an answer to the next one
+        except BaseException:  # what is still to be answered must not be taken for an answer to the next order
             self._dismiss()
-            self._hire()
             raise
         for _, _, error in outcomes:
             if error is not None:
                 raise error
         return [(answer, made) for answer, made, _ in outcomes]
+
+
+def joined(parts: Iterable[Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    """Returns the rows of all parts by client, so that they do not tell how clients fell on workers."""
+    return sorted((row for part in parts for row in part), key=lambda row: int(row["client_id"]))

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from pathlib import Path
 
 import torch
 
@@ -19,6 +20,9 @@ __all__ = [
 ]
 
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of a period, or "max"
+
+
 def set_up_torch(threads: int, deterministic: bool) -> None:
     """Fixes what the last bits of a result depend on in this process: torch's threads and cuDNN's choice of kernels."""
     torch.set_num_threads(threads)
@@ -27,8 +31,10 @@ def set_up_torch(threads: int, deterministic: bool) -> None:
 
 
 def usable_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Returns the number of cores that this process may use: those it may run on, and its container's share of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = CPU_QUOTA.read_text().partition(" ") if CPU_QUOTA.exists() else ("max", "", "")
+    return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
 
 
 def visible_gpus(asked: str) -> int:
@@ -47,13 +53,13 @@ def worker_count(asked: int, threads: int, device: torch.device) -> int:
     Args:
         asked: `train.workers`; 0: one for each `threads` of the cores that are the node's.
         threads: torch threads of each.
-        device: where the node computes. A GPU is kept busy by one process; and nodes that are threads of one process
-            (as with several GPUs) are workers themselves.
+        device: where the node computes. A GPU is kept busy by one process. Nodes that are threads of one process (as
+            with several GPUs) are workers themselves, whatever is asked: a fork would copy locks that others hold.
     """
-    if asked > 0:
-        return asked
-    if device.type != "cpu" or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         return 1
+    if asked > 0 or device.type != "cpu":
+        return max(1, asked)
     return max(1, (booked_cores() or usable_cores()) // threads)
 
 

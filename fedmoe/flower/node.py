@@ -28,7 +28,7 @@ from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.vectors import load_vector
 from fedmoe.seeding import derive_seed, numpy_stream
 from fedmoe.settings import Settings
-from fedmoe.training.choice import choose_trainer
+from fedmoe.training.choice import choose_trainer, is_known
 from fedmoe.training.common_expert import expert_spec
 from fedmoe.training.samples import Lots, SampleStore
 from fedmoe.training.speed import TrainerChoice, make_trainer
@@ -102,6 +102,11 @@ class Node:
         jobs = [job_from_json(job) for job in order["jobs"]]
         state, rounds, kept = partial_state(arrays, order["num_experts"]), order["rounds"], order.get("kept", True)
         return asdict(choose_trainer(self.place, jobs, state, rounds, kept=kept))
+
+    def knows(self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bool:
+        """Returns whether `measure` has nothing to measure: by the settings, or by an earlier run."""
+        jobs = [job_from_json(job) for job in order["jobs"]]
+        return is_known(self.place, jobs, partial_state(arrays, order["num_experts"]))
 
     def trainer(self, choice: TrainerChoice) -> LocalTrainer:
         """Returns the resident trainer of this choice."""

@@ -170,6 +170,7 @@ def gather_training(round_num: int, replies: Iterable[Message], cohorts: Cohorts
             sums.join(Sums(exact, arrays, payload["weights"]))
     updates.sort(key=lambda update: update.client_id)
     rows.sort(key=lambda row: int(row["client_id"]))
+    failures.sort(key=lambda failure: failure.client_id)
     if merges == "updates":
         sums = sums_of_updates(updates, exact)
     return Replies(rows=rows, sums=sums, updates=tuple(updates), failures=failures)

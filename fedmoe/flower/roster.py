@@ -95,8 +95,9 @@ def call_roster(grid: Grid) -> Roster:
     cores, cpus, busy = (max(int(hellos[node_id][name]) for node_id in ordered) for name in ("cores", "cpus", "busy"))
     if isinstance(grid, LocalGrid):
         at_once = grid.at_once
-    else:  # Flower's engine lets nodes work as far as the cores go that it books for each
-        at_once = max(1, cores // cpus) if cpus and set(devices) == {"cpu"} else 0
+    else:  # on one machine Flower's engine lets nodes work as far as the cores go that it books for each
+        one_machine = cpus > 0 and len({hello["host"] for hello in hellos.values()}) == 1
+        at_once = max(1, cores // cpus) if one_machine and set(devices) == {"cpu"} else 0
     return Roster(
         node_ids=tuple(ordered),
         devices=devices,

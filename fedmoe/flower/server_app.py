@@ -56,6 +56,7 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     old = _old_folder(settings)
     console = ConsoleLogger()
     preparation = prepare_run(settings, choose_device(settings.train.device, None), console.tell)
+    set_up_torch(settings.train.threads, settings.deterministic)  # as in the nodes, for what the server evaluates
     roster = call_roster(grid)
     folder = old or create_run_folder(output_folder(settings), settings.simulation, methods[0].name, settings.seed)
     main = methods[0].strategy

@@ -54,5 +54,5 @@ class Slab:
         }
 
     def close(self) -> None:
-        """Gives the memory back, once no view of it is left."""
+        """Gives the memory back, as soon as neither this object nor a view of it is left."""
         self._closing()

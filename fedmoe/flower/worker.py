@@ -21,7 +21,7 @@ from fedmoe.flower.slab import Slab, Table
 __all__ = ["Worker", "attempt", "can_fork"]
 
 LOOK_UP = 5.0  # seconds after which an idle worker looks whether its node still lives
-PATIENCE = 5.0  # seconds that a worker has to end by itself
+PATIENCE = 5.0  # seconds to wait for the exit code of a worker that has died
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -36,13 +36,17 @@ class Worker:
         node: what it is a copy of.
         threads: torch threads.
         given: where the arrays of orders lie, for a worker that is forked; `None`: they go through the pipe.
+
+    Raises:
+        OSError: the system has no room for another process.
     """
 
     def __init__(self, node: Node, threads: int, given: Slab | None) -> None:
         context: Any = multiprocessing.get_context("spawn" if given is None else "fork")
         self.given, self.made = given, None if given is None else Slab()
         self.pipe, theirs = context.Pipe()
-        ends = (theirs, given, self.made)
+        # a forked worker closes its copy of the node's end: it could not see else, while it answers, that the node is gone
+        ends = (theirs, given, self.made, None if given is None else self.pipe)
         self.process = context.Process(target=serve, args=(ends, node, threads, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()  # so that the pipe breaks when the worker dies
@@ -88,27 +92,54 @@ class Worker:
         ) from None
 
 
+Ends = tuple[Connection, Slab | None, Slab | None, Connection | None]
+
+
 def can_fork(threads: int) -> bool:
-    """Returns whether a worker with so many torch threads can be forked: OpenMP's threads do not survive it."""
-    return sys.platform == "linux" and threads == 1
+    """Returns whether a worker with so many torch threads can be forked.
+
+    OpenMP's threads do not survive a fork, nor does CUDA; and where there is a GPU, nor do the threads that torch's
+    autograd starts for it at the first backward pass, whatever device that is on.
+    """
+    return sys.platform == "linux" and threads == 1 and not torch.cuda.is_available()
 
 
-def serve(ends: tuple[Connection, Slab | None, Slab | None], node: Node, threads: int, parent: int) -> None:
+def serve(ends: Ends, node: Node, threads: int, parent: int) -> None:
     """Answers orders until the pipe closes or the node's process is gone; runs in the worker."""
-    pipe, given, made = ends
+    pipe, given, made, nodes_end = ends
+    if nodes_end is not None:
+        nodes_end.close()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Flower's own handlers end the run, and came along with a fork
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node's process hears of Ctrl-C and ends its workers
     sys.breakpointhook = no_terminal
     torch.set_num_threads(threads)
     while True:
-        while not pipe.poll(LOOK_UP):
-            if os.getppid() != parent:  # the pipe may stay open: workers forked later hold it too
-                return
         try:
+            while not pipe.poll(LOOK_UP):
+                if os.getppid() != parent:  # the pipe may stay open: workers forked later hold it too
+                    return
             work, order, received = pipe.recv()
-            answer, arrays, error = attempt(node, work, order, received if given is None else given.read(received))
-            pipe.send((answer, arrays if made is None else made.write(arrays), error and portable(error)))
         except (EOFError, OSError):
             return  # the node has gone
+        answer = answer_to(node, work, order, received, given, made)
+        try:
+            pipe.send(answer)
+        except OSError:
+            return
+
+
+def answer_to(
+    node: Node, work: str, order: Mapping[str, Any], received: Any, given: Slab | None, made: Slab | None
+) -> tuple[Any, "Arrays | Table", Exception | None]:
+    """Returns what goes through the pipe: the answer, its arrays (or where they lie), the error."""
+    try:
+        arrays = received if given is None else given.read(received)
+        answer, done, error = attempt(node, work, order, arrays)
+        if error is None:
+            return answer, done if made is None else made.write(done), None
+    except OSError as raised:  # no memory to share
+        error = raised
+    return None, {} if made is None else [], portable(error)
 
 
 def attempt(node: Node, work: str, order: Mapping[str, Any], arrays: Arrays) -> tuple[Any, Arrays, Exception | None]:
@@ -141,9 +172,6 @@ def end(process: Any, pipe: Connection, made: Slab | None) -> None:
     pipe.close()
     if made is not None:
         made.close()
-    process.terminate()
-    process.join(PATIENCE)
-    if process.is_alive():
-        process.kill()
-        process.join()
+    process.kill()  # it has nothing to save
+    process.join()
     process.close()

@@ -23,7 +23,7 @@ from fedmoe.training.schedule import num_steps
 from fedmoe.training.speed import Figure, TrainerChoice, figure_of
 from fedmoe.training.trainer import Workplace
 
-__all__ = ["choose_trainer", "forced_choice"]
+__all__ = ["choose_trainer", "forced_choice", "is_known"]
 
 WIDTHS = (2, 4, 16, 64, 256)
 COMPILE_FROM = 60.0  # seconds of training in a run: compiling takes 5 to 20, and may halve the rest
@@ -64,7 +64,7 @@ def choose_trainer(
     if forced is not None:
         return forced
     alike = _main_kind(place, jobs)
-    file = home() / "cache" / "trainers" / f"{_key(place, alike, state)}.json"
+    file = _file(place, alike, state)
     known = _known(file)
     figures = _figures(place, alike, state, rounds, known)
     if not any("seconds" in figure for figure in figures):  # the round names what is wrong with its clients
@@ -83,6 +83,17 @@ def choose_trainer(
         clients=len(alike),
         known=len(figures) == len(known),
     )
+
+
+def is_known(place: Workplace, jobs: Sequence[ClientJob], state: ServerState) -> bool:
+    """Returns whether `choose_trainer` has no more to measure than whether compiling pays."""
+    if forced_choice(place.settings, has_images(place.make_expert())) is not None:
+        return True
+    return bool(_known(_file(place, _main_kind(place, jobs), state)))
+
+
+def _file(place: Workplace, alike: Sequence[ClientJob], state: ServerState) -> Path:
+    return home() / "cache" / "trainers" / f"{_key(place, alike, state)}.json"
 
 
 def _known(file: Path) -> list[Figure]:

@@ -26,7 +26,7 @@ REGISTER = 16  # float32 values of the widest that a CPU has
 def compiler() -> Callable[..., tuple[Tensor, Sequence[Tensor]]]:
     """Returns `Program.gradients`, compiled at its first call for any number of clients; again for each kind of job.
 
-    Torch gives up after 8 variants of a function, without a word, and the kinds of a run may be more.
+    Torch gives up after 8 variants of a function, and the kinds of a run may be more.
     """
     import torch._dynamo.config as dynamo  # takes a second: only where it is wanted
 

@@ -110,6 +110,11 @@ class StackedTrainer:
             raise
         except Exception as error:  # a client's failure must not end the round: it is named, counted, recorded
             problem = f"{type(error).__name__}: {error}"
+            if self.compiled and self.max_steps is None and is_compilers(error):
+                _log.warning("jobs such as client %d's cannot be compiled: none are from now on", jobs[0].client_id)
+                self.compiled = False
+                yield from self._together(jobs, state, fill)
+                return
             if is_out_of_memory(error) and len(jobs) > 1:
                 self.widths[kind_of(jobs[0])] = len(jobs) // 2
                 _log.warning("a stack of %d clients does not fit the memory: %d from now on", len(jobs), len(jobs) // 2)
@@ -131,6 +136,11 @@ class StackedTrainer:
 
     def _steps(self, job: ClientJob) -> int:
         return num_steps(self._samples(job), self.place.epochs(job), self.place.settings.batch_size)
+
+
+def is_compilers(error: Exception) -> bool:
+    """Returns whether torch's compiler raised the error; by its name, for the compiler takes seconds to import."""
+    return any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__)
 
 
 def checked(update: ClientUpdate, seconds: float, round_num: int) -> ClientUpdate | ClientFailure:

@@ -303,3 +303,64 @@ def test_one_worker_is_the_node_itself() -> None:
     crew = Crew(mock.sentinel.node, 1)
     assert crew.workers == []
     assert crew.node is mock.sentinel.node
+
+
+def test_an_order_that_is_broken_off_leaves_no_answer_for_the_next_one(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a round, and the same run again in the same process (a notebook)."""
+    config = small_config(num_server_rounds=2, train__workers=2)
+    whole = run_small(tmp_path / "whole", settings=config, home=tmp_path / "home")
+    train, here, broken = Node.train, os.getpid(), []
+
+    def breaks(node: Node, order: dict[str, Any], arrays: dict[str, Any]) -> Any:
+        if os.getpid() == here and not broken:
+            broken.append(order)
+            raise KeyboardInterrupt
+        return train(node, order, arrays)
+
+    with mock.patch.object(Node, "train", breaks):
+        with pytest.raises(KeyboardInterrupt):
+            run_small(tmp_path / "one", settings=config, home=tmp_path / "home")
+        again = run_small(tmp_path / "one", settings=config, home=tmp_path / "home")
+    assert newest_bytes(again) == newest_bytes(whole)
+    assert rounds_of(again) == rounds_of(whole)
+
+
+def test_several_failures_are_told_in_one_order_whoever_works(tmp_path: Path) -> None:
+    config = small_config(num_server_rounds=2, strategy__name="tests.faulty:Faulty", clients__min_completed=0.1)
+    config |= {"strategy.faulty.victims": ",".join(map(str, range(0, 12, 2))), "strategy.faulty.kind": "raise"}
+    config["train.trainer"] = "stacked"
+    runs = [
+        run_small(tmp_path / str(n), nodes=nodes, settings=config | {"train.workers": n})
+        for n, nodes in ((1, 1), (2, 1), (3, 2))
+    ]
+    assert len(rounds_of(runs[0])[1]["failures"]) > 1
+    assert rounds_of(runs[1]) == rounds_of(runs[0]) == rounds_of(runs[2])
+
+
+ENDED_WHILE_ANSWERING = """
+import os, sys, time
+import numpy as np
+import fedmoe.flower.worker as worker
+from fedmoe.flower.slab import Slab
+class Talker:
+    def rank(self, order, arrays):
+        return {"words": "x" * 10_000_000}
+hired = [worker.Worker(Talker(), 1, Slab()) for _ in range(2)]
+for one in hired:
+    one.give("rank", {}, [])
+print(*(one.process.pid for one in hired), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_workers_end_when_their_node_is_killed_before_it_reads_their_answer() -> None:
+    with subprocess.Popen([sys.executable, "-c", ENDED_WHILE_ANSWERING], stdout=subprocess.PIPE, text=True) as node:
+        assert node.stdout is not None
+        workers = [int(word) for word in node.stdout.readline().split()]
+        time.sleep(0.5)  # they are in the middle of their answers
+        node.kill()
+    deadline = time.monotonic() + 60
+    while any(is_running(process) for process in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(is_running(process) for process in workers)

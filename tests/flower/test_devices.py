@@ -1,8 +1,12 @@
 """Which device a process takes, and what a person is told to type."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
+import fedmoe.flower.devices as devices
 from fedmoe.errors import SettingsError
 from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint
 
@@ -55,3 +59,15 @@ def test_idle_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_idle_cores_are_named(nodes: int, cores: int, cpus: int, threads: int, told: str | None) -> None:
     hint = idle_core_hint(nodes, cores, cpus, threads)
     assert hint is None if told is None else hint is not None and told in hint
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("1000 100000", 1)]
+)
+def test_a_containers_share_of_the_cores_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    monkeypatch.setattr(devices, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    assert devices.usable_cores() == cores
