@@ -45,7 +45,7 @@ class Worker:
         context: Any = multiprocessing.get_context("spawn" if given is None else "fork")
         self.given, self.made = given, None if given is None else Slab()
         self.pipe, theirs = context.Pipe()
-        # a forked worker closes its copy of the node's end: it could not see else, while it answers, that the node is gone
+        # a forked worker closes its copy of the node's end: else it could not see, in its answer, that the node is gone
         ends = (theirs, given, self.made, None if given is None else self.pipe)
         self.process = context.Process(target=serve, args=(ends, node, threads, os.getpid()), daemon=True)
         self.process.start()
