@@ -230,24 +230,30 @@ def test_closing_a_worker_ends_it_though_it_is_at_work() -> None:
     assert not Path(f"/proc/{process}").exists()
 
 
-ORPHANS = """
-import os, sys, time
+HIRED = """
+import time
 import fedmoe.flower.worker as worker
 from fedmoe.flower.slab import Slab
 worker.LOOK_UP = 0.2
-class Idle: pass
-hired = [worker.Worker(Idle(), 1, Slab()) for _ in range(2)]
+class Talker:
+    def rank(self, order, arrays):
+        return {"words": "x" * 10_000_000}
+hired = [worker.Worker(Talker(), 1, Slab()) for _ in range(2)]
 print(*(one.process.pid for one in hired), flush=True)
-time.sleep(600)
 """
+STATES = {"idle": "", "in the middle of an answer": "for one in hired: one.give('rank', {}, [])\n"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
-def test_workers_end_when_their_node_is_killed() -> None:
-    with subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True) as node:
+@pytest.mark.parametrize("state", STATES)
+def test_workers_end_when_their_node_is_killed(state: str) -> None:
+    program = f"{HIRED}{STATES[state]}print('given', flush=True)\ntime.sleep(600)\n"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as node:
         assert node.stdout is not None
         workers = [int(word) for word in node.stdout.readline().split()]
         assert len(workers) == 2
+        node.stdout.readline()
+        time.sleep(0.5)  # for an answer to fill the pipe
         node.kill()
     deadline = time.monotonic() + 60
     while any(is_running(process) for process in workers) and time.monotonic() < deadline:
@@ -335,32 +341,3 @@ def test_several_failures_are_told_in_one_order_whoever_works(tmp_path: Path) ->
     ]
     assert len(rounds_of(runs[0])[1]["failures"]) > 1
     assert rounds_of(runs[1]) == rounds_of(runs[0]) == rounds_of(runs[2])
-
-
-ENDED_WHILE_ANSWERING = """
-import os, sys, time
-import numpy as np
-import fedmoe.flower.worker as worker
-from fedmoe.flower.slab import Slab
-class Talker:
-    def rank(self, order, arrays):
-        return {"words": "x" * 10_000_000}
-hired = [worker.Worker(Talker(), 1, Slab()) for _ in range(2)]
-for one in hired:
-    one.give("rank", {}, [])
-print(*(one.process.pid for one in hired), flush=True)
-time.sleep(600)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
-def test_workers_end_when_their_node_is_killed_before_it_reads_their_answer() -> None:
-    with subprocess.Popen([sys.executable, "-c", ENDED_WHILE_ANSWERING], stdout=subprocess.PIPE, text=True) as node:
-        assert node.stdout is not None
-        workers = [int(word) for word in node.stdout.readline().split()]
-        time.sleep(0.5)  # they are in the middle of their answers
-        node.kill()
-    deadline = time.monotonic() + 60
-    while any(is_running(process) for process in workers) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(is_running(process) for process in workers)
