@@ -21,6 +21,7 @@ from benchmarks.workloads import Work, images_and_labels
 from fedmoe.data.contracts import Deal, Ids, Shares
 from fedmoe.evaluation.outputs import in_batches
 from fedmoe.flower import client_app
+from fedmoe.flower.crew import Crew
 from fedmoe.flower.local_grid import LocalGrid
 from fedmoe.flower.node import Node
 from fedmoe.flower.preparation import Preparation
@@ -38,13 +39,13 @@ def unseen_clients(work: Work) -> int:
     return max(2, work.clients // 10)
 
 
-def settings_of(work: Work, threads: int, folder: Path) -> dict[str, Any]:
+def settings_of(work: Work, folder: Path) -> dict[str, Any]:
     """Returns the flat settings of the work, whose data is written into the folder; each round is evaluated."""
     num_train, unseen = work.samples_per_round + 2 * work.classes, unseen_clients(work)
     images, labels = images_and_labels(work, num_train + unseen * work.samples)
     file = folder / f"{work.name}.npz"
     np.savez(file, images=images, labels=labels, num_train=num_train, classes=work.classes)
-    return flat_settings(work, threads, "auto") | {
+    return flat_settings(work, 1, "auto") | {
         "num-server-rounds": ROUNDS,
         "data.root": str(file),
         "clients.partition": "benchmarks.embedding_sides:equal_shares",
@@ -83,8 +84,8 @@ def computing_node(node: Node, common: Expert) -> Node:
     return node
 
 
-def node_app(node: Node) -> ClientApp:
-    """Returns a ClientApp that is this one node."""
+def node_app(node: Crew) -> ClientApp:
+    """Returns a ClientApp that is this one node and its workers."""
     app = ClientApp()
     app.query("hello")(client_app.hello)
 
@@ -116,7 +117,7 @@ class RoundSide:
         node: who does the clients' work.
     """
 
-    def __init__(self, config: Mapping[str, Any], preparation: Preparation, node: Node) -> None:
+    def __init__(self, config: Mapping[str, Any], preparation: Preparation, node: Crew) -> None:
         self.recorder = ChoiceRecorder()
         self.strategy = bound(preparation.settings, preparation, self.recorder)
         self.grid = LocalGrid(node_app(node), 1, dict(config))

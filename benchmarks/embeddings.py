@@ -1,7 +1,7 @@
 """What keeping the common expert's embeddings is worth: `uv run python -m benchmarks.embeddings`.
 
-A FedJETs round (ranking, training, serving unseen clients) with the table of embeddings and without it, in turn, in one
-process; and what it takes to make the table, once.
+A FedJETs round (ranking, training, serving unseen clients) with the table of embeddings and without it, in turn;
+and what it takes to make the table, once.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from benchmarks import measurement, record
 from benchmarks.embedding_sides import RoundSide, computing_node, settings_of, unseen_clients
 from benchmarks.workloads import work_named
 from fedmoe.data.embeddings import embedding_table
+from fedmoe.flower.crew import Crew
 from fedmoe.flower.devices import set_up_torch
 from fedmoe.flower.node import Node
 from fedmoe.flower.preparation import Preparation, prepare_run
@@ -43,19 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embeddings", description=__doc__)
     parser.add_argument("--toy", action="store_true", help="very small rounds, to see that all is well")
     parser.add_argument("--repetitions", type=int, default=7, help="timed rounds of each side, at least 2 (7)")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that share the work, a thread each (2)")
     parser.add_argument("--json", type=Path, help="file to write what was measured to")
     asked = parser.parse_args(arguments)
-    if asked.repetitions < LEAST_TURNS or asked.threads < 1:
-        parser.error(f"--repetitions must be at least {LEAST_TURNS} and --threads at least 1")
-    results = {name: measure(name, asked.toy, asked.repetitions, asked.threads) for name in WORKS}
+    if asked.repetitions < LEAST_TURNS or asked.workers < 1:
+        parser.error(f"--repetitions must be at least {LEAST_TURNS} and --workers at least 1")
+    results = {name: measure(name, asked.toy, asked.repetitions, asked.workers) for name in WORKS}
     Console().print(seconds_table(results))
     if asked.json:
-        facts = {"toy": asked.toy, "repetitions": asked.repetitions, "threads": asked.threads}
+        facts = {"toy": asked.toy, "repetitions": asked.repetitions, "workers": asked.workers}
         record.write(asked.json, "embeddings", facts, results)
 
 
-def measure(name: str, toy: bool, repetitions: int, threads: int) -> dict[str, Any]:
+def measure(name: str, toy: bool, repetitions: int, workers: int) -> dict[str, Any]:
     """Returns what the rounds of a work took with and without the table, and what the table took.
 
     Both sides do the same rounds from the same state, but for the last bits of the embeddings.
@@ -64,21 +65,22 @@ def measure(name: str, toy: bool, repetitions: int, threads: int) -> dict[str, A
         name: of `WORKS`.
         toy: whether the rounds are very small ones.
         repetitions: timed rounds of each side, after one that is not.
-        threads: torch threads.
+        workers: processes that share a round's work, a torch thread each.
     """
     work, progress = work_named(name, toy), Console(stderr=True)
     with (
         tempfile.TemporaryDirectory(prefix="fedmoe-benchmark-") as folder,
         mock.patch.dict(os.environ, {"FEDMOE_HOME": str(Path(folder, "home"))}),
     ):
-        config = settings_of(work, threads, Path(folder))
+        config = settings_of(work, Path(folder))
         settings = from_flat(config)
-        set_up_torch(threads, settings.deterministic)
+        set_up_torch(1, settings.deterministic)
         device = torch.device("cpu")
         preparation = prepare_run(settings, device, lambda text: None)
-        nodes = {side: Node(settings, preparation.plan(), device) for side in (WITH, WITHOUT)}
+        nodes = {side: Node(settings, preparation.plan(), device, sharers=workers) for side in (WITH, WITHOUT)}
         computing_node(nodes[WITHOUT], preparation.common.expert)
-        sides = {side: RoundSide(config, preparation, node) for side, node in nodes.items()}
+        crews = {side: Crew(node, workers) for side, node in nodes.items()}
+        sides = {side: RoundSide(config, preparation, crew) for side, crew in crews.items()}
 
         def tell(repetition: int, side: str, seconds: float) -> None:
             progress.print(f"{name} {repetition}/{repetitions} {side}: {seconds:.4f} s", highlight=False)
@@ -87,6 +89,8 @@ def measure(name: str, toy: bool, repetitions: int, threads: int) -> dict[str, A
             side.go()
         seconds = measurement.interleave({key: side.go for key, side in sides.items()}, repetitions, tell)
         rows = measurement.summary(seconds, work.samples_per_round, WITH)
+        for crew in crews.values():
+            crew.close()
         once = [table_seconds(preparation, number) for number in range(repetitions)]
         saved = rows[WITHOUT]["seconds_median"] - rows[WITH]["seconds_median"]
         return {

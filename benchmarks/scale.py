@@ -38,12 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--toy", action="store_true", help="very small runs, to see that all is well")
     parser.add_argument("--only", default="", help="of clients,per_round,experts,nodes; default: all")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of each run, at least 3 (20)")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
+    parser.add_argument("--workers", type=int, default=0, help="processes a node, a torch thread each (one a core)")
     parser.add_argument("--json", type=Path, help="file to write what was measured to")
     asked = parser.parse_args(arguments)
     if asked.rounds < 3:
         parser.error(f"there must be at least 3 rounds, got {asked.rounds}")
-    planned = sweeps(asked.toy, asked.rounds, asked.threads)
+    planned = sweeps(asked.toy, asked.rounds, asked.workers)
     chosen = [name for name in asked.only.split(",") if name] or list(planned)
     if unknown := [name for name in chosen if name not in planned]:
         parser.error(f"'{unknown[0]}' must be one of {', '.join(planned)}")
@@ -52,15 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results[name] = [measure(case, progress) for case in planned[name]]
         Console().print(growth_table(name, results[name]))
         if asked.json:  # after each kind: what was measured stays, whatever happens to the next one
-            facts = {"toy": asked.toy, "rounds": asked.rounds, "threads": asked.threads}
+            facts = {"toy": asked.toy, "rounds": asked.rounds, "workers": asked.workers}
             record.write(asked.json, "scale", facts, results)
     if "clients" in results:
         Console().print(verdict(results["clients"]), highlight=False)
 
 
-def sweeps(toy: bool, rounds: int, threads: int) -> dict[str, list[Case]]:
+def sweeps(toy: bool, rounds: int, workers: int) -> dict[str, list[Case]]:
     """Returns the configurations of each kind of growth, by the name of what grows."""
-    small = Case(clients=30, per_round=6, rounds=3, threads=1, experts=2)
+    small = Case(clients=30, per_round=6, rounds=3, workers=1, experts=2)
     if toy:
         return {
             "clients": [small, dataclasses.replace(small, clients=60)],
@@ -68,7 +68,7 @@ def sweeps(toy: bool, rounds: int, threads: int) -> dict[str, list[Case]]:
         }
 
     def case(clients: int, per_round: int, **sizes: int) -> Case:
-        return Case(clients=clients, per_round=min(clients, per_round), rounds=rounds, threads=threads, **sizes)
+        return Case(clients=clients, per_round=min(clients, per_round), rounds=rounds, workers=workers, **sizes)
 
     return {
         "clients": [case(clients, 1_000) for clients in (100, 1_000, 10_000, 100_000)],

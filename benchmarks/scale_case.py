@@ -21,7 +21,7 @@ class Case:
         experts: M; K is 2.
         nodes: nodes of the in-process grid.
         rounds: rounds; the last one is evaluated.
-        threads: torch threads.
+        workers: processes that share a node's work, a torch thread each; 0: one a core.
         labels: number of classes; at least M, for each expert has an anchor client with labels of its own.
     """
 
@@ -30,7 +30,7 @@ class Case:
     experts: int = 5
     nodes: int = 1
     rounds: int = 20
-    threads: int = 2
+    workers: int = 0
     labels: int = 10
 
     @property
@@ -57,7 +57,7 @@ class Case:
             "experts.top-k": 2,
             "experts.width": 16,
             "train.batch-size": 16,
-            "train.threads": self.threads,
+            "train.workers": self.workers,
             "train.device": "cpu",
             "evaluate.every": 1_000_000,
         }

@@ -4,6 +4,7 @@ It has a process of its own, for a process never gives back the memory that it o
 """
 
 import json
+import multiprocessing
 import sys
 import time
 from collections.abc import Mapping
@@ -64,16 +65,29 @@ class Marks:
 def memory() -> dict[str, int]:
     """Returns bytes: `peak` resident since the start, `resident` now, and `own` now, those that no file stands for.
 
+    Of a worker counts what it does not share with the process that forked it, which has that in its own figures.
+
     Raises:
         SystemExit: there is no /proc.
     """
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        own = bytes_of(Path("/proc/self/status"))
+        for worker in multiprocessing.active_children():
+            process = Path(f"/proc/{worker.pid}")
+            theirs, pages = bytes_of(process / "status"), bytes_of(process / "smaps_rollup")
+            shared = pages["Shared_Clean"] + pages["Shared_Dirty"]
+            for name in ("VmHWM", "VmRSS"):
+                own[name] += theirs[name] - shared
+            own["RssAnon"] += pages["Private_Dirty"]
     except OSError as error:
-        raise SystemExit(f"memory is read from /proc/self/status, which only Linux has: {error}") from error
-    table = dict(line.split(":", 1) for line in lines)
-    wanted = {"peak": "VmHWM", "resident": "VmRSS", "own": "RssAnon"}
-    return {name: int(table[key].split()[0]) * 1024 for name, key in wanted.items()}
+        raise SystemExit(f"memory is read from /proc, which only Linux has: {error}") from error
+    return {name: own[key] for name, key in (("peak", "VmHWM"), ("resident", "VmRSS"), ("own", "RssAnon"))}
+
+
+def bytes_of(table: Path) -> dict[str, int]:
+    """Returns the lines `name: number kB` of a file of /proc, in bytes."""
+    pairs = (line.split(":", 1) for line in table.read_text().splitlines() if line.endswith(" kB"))
+    return {name: int(value.split()[0]) * 1024 for name, value in pairs}
 
 
 def run_case(case: Case, data: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from benchmarks import embeddings
 from benchmarks.embedding_sides import ComputingStore, RoundSide, computing_node, settings_of
 from benchmarks.workloads import work_named
+from fedmoe.flower.crew import Crew
 from fedmoe.flower.node import Node
 from fedmoe.flower.preparation import prepare_run
 from fedmoe.flower.wire import state_of
@@ -18,13 +19,13 @@ from fedmoe.training.samples import Lots
 
 def test_the_command_prints_a_table_and_writes_all_that_was_measured(tmp_path, capsys) -> None:
     file = tmp_path / "embeddings.json"
-    embeddings.main(["--toy", "--repetitions", "2", "--threads", "1", "--json", str(file)])
+    embeddings.main(["--toy", "--repetitions", "2", "--workers", "2", "--json", str(file)])
     printed = capsys.readouterr()
     assert all(name in printed.out for name in embeddings.WORKS)
     assert "fj-mlp 2/2 kept: " in printed.err
     written = json.loads(file.read_text())
     assert written["benchmark"] == "embeddings"
-    assert written["facts"] == {"toy": True, "repetitions": 2, "threads": 1}
+    assert written["facts"] == {"toy": True, "repetitions": 2, "workers": 2}
     for name, result in written["results"].items():
         kept, computed = (result["sides"][side] for side in ("kept", "computed"))
         assert len(kept["seconds"]) == len(computed["seconds"]) == len(result["table"]["seconds"]) == 2
@@ -36,7 +37,7 @@ def test_the_command_prints_a_table_and_writes_all_that_was_measured(tmp_path, c
 
 def test_both_sides_do_the_same_rounds_and_one_of_them_reads_no_table(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FEDMOE_HOME", str(tmp_path / "home"))
-    config = settings_of(work_named("fj-mlp", toy=True), 1, tmp_path)
+    config = settings_of(work_named("fj-mlp", toy=True), tmp_path)
     settings = from_flat(config)
     preparation = prepare_run(settings, torch.device("cpu"), lambda text: None)
     nodes = [Node(settings, preparation.plan(), torch.device("cpu")) for _ in range(2)]
@@ -51,7 +52,7 @@ def test_both_sides_do_the_same_rounds_and_one_of_them_reads_no_table(tmp_path, 
             torch.testing.assert_close(getattr(two, name), tensor, msg=name)
         asked = [each.gate_input(ids, reads, Lots(0, 2)) for each in (table, store)]
         torch.testing.assert_close(*asked)
-    sides = [RoundSide(config, preparation, node) for node in nodes]
+    sides = [RoundSide(config, preparation, Crew(node)) for node in nodes]
     before = state_of(sides[0].arrays)
     for _ in range(3):
         assert all(side.go() > 0 for side in sides)
@@ -63,7 +64,7 @@ def test_both_sides_do_the_same_rounds_and_one_of_them_reads_no_table(tmp_path, 
     assert 0 <= sides[0].accuracy <= 1
 
 
-@pytest.mark.parametrize("asked", [["--repetitions", "1"], ["--threads", "0"]])
+@pytest.mark.parametrize("asked", [["--repetitions", "1"], ["--workers", "0"]])
 def test_what_cannot_be_measured_is_refused(asked: list[str], capsys) -> None:
     with pytest.raises(SystemExit):
         embeddings.main(asked)
