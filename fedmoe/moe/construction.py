@@ -9,6 +9,7 @@ from torch import nn
 
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.gate import Gate, GateSpec
+from fedmoe.moe.pooling import pool_first
 from fedmoe.references import load_plugin
 
 __all__ = ["build_expert", "build_gate", "gate_class"]
@@ -19,13 +20,15 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def build_expert(name: str, spec: ExpertSpec, seed: int) -> Expert:
-    """Returns a freshly initialised expert of the backbone `name`, on the CPU.
+    """Returns a freshly initialised expert of the backbone `name`, on the CPU; pooling goes before ReLU (`pool_first`).
 
     Raises:
         ReferenceError_: no such backbone.
     """
     make = cast(Callable[[ExpertSpec], Expert], load_plugin("expert", "fedmoe.moe.experts", name))
-    return _seeded(lambda: make(spec), seed)
+    expert = _seeded(lambda: make(spec), seed)
+    pool_first(expert, spec.in_shape)
+    return expert
 
 
 def gate_class(name: str) -> type[Gate]:
