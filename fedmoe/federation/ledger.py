@@ -75,12 +75,16 @@ class Ledger:
         elif ranks_by == "gate":
             down += len(set(asked) - {job.client_id for job in jobs}) * gate
         by_expert = [0] * self.num_experts
+        received: set[tuple[int, int]] = set()  # client and expert, or -1 for the gate: what two jobs need comes once
         for job in jobs:
-            share = (gate if job.gate else 0) + expert * len(job.experts)
-            down += share
-            up += share
-            for expert_id in job.experts:
-                by_expert[expert_id] += 2 * expert
+            vectors = len(job.shared)
+            for part, size in [*((i, expert) for i in job.experts), *([(-1, gate)] if job.gate else [])]:
+                once = size if job.receives and (job.client_id, part) not in received else 0
+                received |= {(job.client_id, part)} if job.receives else set()
+                out, back = once + vectors * size, (size + vectors * size) if job.sends else 0
+                down, up = down + out, up + back
+                if part >= 0:
+                    by_expert[part] += out + back
         return RoundBytes(down=down, up=up, by_expert=tuple(by_expert))
 
 

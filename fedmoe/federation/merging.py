@@ -27,12 +27,11 @@ BLOCK = 16384  # values that are added at a time: they stay in the processor's c
 
 def diverged(update: ClientUpdate) -> str | None:
     """Returns what makes the update unusable (a value that is not finite, or a huge one), or `None`."""
-    parts = dict(update.experts) | ({} if update.gate is None else {-1: update.gate})
-    for index, vector in parts.items():
+    for where, vector in (update.vectors() | dict(update.kept)).items():
         largest = _largest(vector)
         if largest * update.weight < LARGEST_TERM:
             continue
-        name = "gate" if index < 0 else f"expert {index}"
+        name = where.replace("/", " ")
         if not math.isfinite(largest):
             return f"{name} holds NaN or infinite values; hint: lower the learning rate"
         return f"{name} has grown beyond {LARGEST_TERM:.0f} / weight {update.weight}; hint: lower the learning rate"

@@ -16,7 +16,8 @@ class ServerState:
     Attributes:
         gate: float32 vector of the gate, or `None` when the strategy has none.
         experts: float32 vectors of the pool, by expert id.
-        extras: arrays that a strategy keeps from round to round (server momentum, say); checkpointed, not sent.
+        extras: arrays that a strategy keeps from round to round (server momentum, say); checkpointed, and sent only to
+            clients whose job names them (`ClientJob.shared`).
     """
 
     gate: NDArray[np.float32] | None

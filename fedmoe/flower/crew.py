@@ -90,12 +90,15 @@ class Crew:
     def _parts(self, order: Order) -> Iterator[Order]:
         """Yields the part of the order for each worker that gets any: longest work first, as over nodes."""
         shards = self.node.population.shards
-        jobs = {int(job["client_id"]): job for job in order.get("jobs", ())}
-        sizes = {client: len(shards[client]) * len(job["experts"]) for client, job in jobs.items()}
+        jobs: dict[int, list[Any]] = {}
+        for job in order.get("jobs", ()):
+            jobs.setdefault(int(job["client_id"]), []).append(job)
+        sizes = {client: len(shards[client]) * sum(len(job["experts"]) for job in own) for client, own in jobs.items()}
         sizes |= {client: len(shards[client]) for client in order.get("clients", ())}
         for cohort in place(sizes, self.count):
             if cohort:
-                yield {**order, **({"jobs": [jobs[c] for c in cohort]} if jobs else {"clients": list(cohort)})}
+                own_jobs = [job for client in cohort for job in jobs.get(client, ())]
+                yield {**order, **({"jobs": own_jobs} if jobs else {"clients": list(cohort)})}
 
     def _done(self, work: str, parts: Sequence[Order], arrays: Arrays) -> list[tuple[Any, Arrays]]:
         """Returns the answers to the parts, in their order, once all are there; the first error is raised.

@@ -38,6 +38,7 @@ class Federation:
         first_round: 1, or the round after the checkpoint that a resumed run goes on from.
         average: the moving average at that checkpoint, if there is one.
         trainer: what a resumed run's clients were trained by; `None`: it is chosen in the first round.
+        states: absolute folder of what clients keep between rounds; empty: nothing may be kept.
     """
 
     settings: Settings
@@ -48,3 +49,4 @@ class Federation:
     first_round: int = 1
     average: ServerState | None = None
     trainer: TrainerChoice | None = None
+    states: str = ""

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmoe.errors import SettingsError, nearest_hint
 from fedmoe.federation.ledger import Ledger
 from fedmoe.federation.state import ServerState
-from fedmoe.flower.federation import Federation, Recorder
+from fedmoe.flower.federation import Federation
 from fedmoe.flower.plain import run_plain
 from fedmoe.flower.preparation import Preparation
 from fedmoe.flower.strategy import ExpertStrategy
@@ -22,6 +22,7 @@ from fedmoe.moe.construction import gate_class
 from fedmoe.moe.vectors import vector_size
 from fedmoe.recording.atomic import write_atomic
 from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from fedmoe.recording.client_states import ClientStates
 from fedmoe.recording.loggers import RunLogger
 from fedmoe.recording.outcome import Outcome, read_outcome
 from fedmoe.recording.plain import json_text
@@ -191,9 +192,11 @@ def rounds_done(method: Method, folder: RunFolder) -> int:
 
 
 def _start(
-    strategy: ExpertStrategy, preparation: Preparation, recorder: Recorder, start: "ResumePoint", grid: Grid
+    strategy: ExpertStrategy, preparation: Preparation, recorder: "MethodRecorder", start: "ResumePoint", grid: Grid
 ) -> None:
     """Binds the strategy and runs its rounds."""
+    states = recorder.place.states
+    ClientStates(states).forget_after(start.round_num)
     settings = preparation.settings
     state = start.state or preparation.initial_state(strategy.pool_size(settings), strategy.has_gate, strategy.init)
     strategy.bind(
@@ -206,6 +209,7 @@ def _start(
             first_round=start.round_num + 1,
             average=start.average,
             trainer=start.trainer,
+            states=str(states),
         )
     )
     strategy.start(grid, record_of(state), num_rounds=settings.num_server_rounds)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from fedmoe.evaluation.outputs import gate_logits
 from fedmoe.evaluation.ranking import client_scores, loss_scores
 from fedmoe.evaluation.served import served_ids
 from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_clients
-from fedmoe.federation.job import ClientFailure, ClientUpdate
+from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import Sums
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.wire import job_from_json, partial_state
@@ -26,6 +27,7 @@ from fedmoe.moe.construction import build_expert, build_gate, gate_class
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.vectors import load_vector
+from fedmoe.recording.client_states import ClientStates
 from fedmoe.seeding import derive_seed, numpy_stream
 from fedmoe.settings import Settings
 from fedmoe.training.choice import choose_trainer, is_known
@@ -71,7 +73,9 @@ class Node:
             seed=settings.seed,
             sharers=sharers,
             deterministic=settings.deterministic,
+            recall=self._recall,
         )
+        self.states: ClientStates | None = None  # of the order at hand
         self.trainers: dict[tuple[str, int, str, bool], LocalTrainer] = {}
         self.scratch = self._build_expert()
 
@@ -99,7 +103,7 @@ class Node:
 
     def measure(self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Returns which trainer is the fastest here for jobs like these, and the figures."""
-        jobs = [job_from_json(job) for job in order["jobs"]]
+        jobs = self._jobs(order)
         state, rounds, kept = partial_state(arrays, order["num_experts"]), order["rounds"], order.get("kept", True)
         return asdict(choose_trainer(self.place, jobs, state, rounds, kept=kept))
 
@@ -123,19 +127,45 @@ class Node:
         sums, rows, failures = Sums(self.settings.deterministic), [], []
         kept: dict[str, NDArray[Any]] = {}
         trainer = self.trainer(TrainerChoice.from_json(order["trainer"]))
-        for outcome in trainer.train([job_from_json(job) for job in order["jobs"]], state):
-            if isinstance(outcome, ClientFailure):
-                failures.append(asdict(outcome))
-                continue
-            rows.append(row_of(outcome))
-            if order["merges"] == "updates":
-                kept |= {f"{outcome.client_id}/{name}": vector for name, vector in outcome.vectors().items()}
-            else:
-                sums.add(outcome)  # one client at a time: memory does not grow with the cohort
+        failed: set[int] = set()
+        for number, jobs in enumerate(in_turn(self._jobs(order))):
+            round_num = jobs[0].round_num
+            for outcome in trainer.train([job for job in jobs if job.client_id not in failed], state):
+                if isinstance(outcome, ClientFailure):
+                    failures.append(asdict(outcome))
+                    failed.add(outcome.client_id)
+                    continue
+                if number == 0:
+                    rows.append(row_of(outcome))
+                self._keep(outcome, round_num)
+                if order["merges"] == "updates":
+                    kept |= {f"{outcome.client_id}/{name}": vector for name, vector in outcome.vectors().items()}
+                else:
+                    sums.add(outcome)  # one client at a time: memory does not grow with the cohort
         report = {"rows": rows, "failures": failures}
         if order["merges"] == "updates":
             return report, kept
         return report | {"weights": sums.weights}, sums.arrays
+
+    def _jobs(self, order: Mapping[str, Any]) -> list[ClientJob]:
+        """Returns the order's jobs, and looks from now on where its clients keep what they keep."""
+        folder = order.get("states", "")
+        self.states = ClientStates(Path(folder), self.settings.checkpoint_every) if folder else None
+        return [job_from_json(job) for job in order["jobs"]]
+
+    def _recall(self, job: ClientJob) -> dict[str, NDArray[np.float32]]:
+        return self._present_states(job.client_id).load(job.client_id, job.round_num)
+
+    def _keep(self, update: ClientUpdate, round_num: int) -> None:
+        if update.kept:
+            self._present_states(update.client_id).save(update.client_id, round_num, update.kept)
+
+    def _present_states(self, client_id: int) -> ClientStates:
+        if self.states is None:
+            raise ValueError(
+                f"client {client_id} shall keep something; hint: Federation(states=...) must name a folder"
+            )
+        return self.states
 
     def evaluate(self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Returns how each unseen client asked about fares."""
@@ -203,6 +233,18 @@ class Node:
             return self.scratch
 
         return load
+
+
+def in_turn(jobs: Sequence[ClientJob]) -> list[list[ClientJob]]:
+    """Returns the clients' first jobs, then the second ones, and so on."""
+    seen: dict[int, int] = {}
+    turns: list[list[ClientJob]] = []
+    for job in jobs:
+        number = seen[job.client_id] = seen.get(job.client_id, -1) + 1
+        if number == len(turns):
+            turns.append([])
+        turns[number].append(job)
+    return turns
 
 
 def row_of(update: ClientUpdate) -> dict[str, Any]:

@@ -91,12 +91,17 @@ def train_orders(
     trainer: TrainerChoice,
 ) -> Orders:
     """Returns the training order for each node: its clients' jobs, the gate, and the union of their experts."""
-    by_client = {job.client_id: job for job in jobs}
-    sizes = {c: len(federation.population.shards[c]) * len(job.experts) for c, job in by_client.items()}
+    by_client: dict[int, list[ClientJob]] = {}
+    for job in jobs:
+        by_client.setdefault(job.client_id, []).append(job)
+    sizes = {
+        client: len(federation.population.shards[client]) * sum(len(job.experts) for job in own)
+        for client, own in by_client.items()
+    }
 
     def order(cohort: Sequence[int]) -> RecordDict:
         payload = {"merges": merges, "trainer": asdict(trainer)}
-        return _work(federation, [by_client[client] for client in cohort], state, payload)
+        return _work(federation, [job for client in cohort for job in by_client[client]], state, payload)
 
     return _deal(roster, sizes, order)
 
@@ -114,9 +119,13 @@ def _work(
     arrays: dict[str, NDArray[Any]] = {f"expert/{i}": state.experts[i] for i in sorted(held)}
     if state.gate is not None and any(job.gate for job in jobs):
         arrays["gate"] = state.gate
+    shared = {name for job in jobs for name in job.shared}
+    wanted = {f"{name}/{part}" for name in shared for part in arrays}
+    arrays |= {f"extra/{name}": array for name, array in state.extras.items() if name in wanted}
     words: dict[str, Any] = {
         "plan": dict(federation.plan),
         "jobs": [job_to_json(job) for job in jobs],
+        "states": federation.states,
         "num_experts": len(state.experts),
     }
     return encode({**words, **payload}, arrays)
@@ -228,7 +237,8 @@ def _updates(rows: Iterable[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any
     for row in rows:
         own = by_client.get(int(row["client_id"]), {})
         experts = {int(n.removeprefix("expert/")): a for n, a in own.items() if n.startswith("expert/")}
-        yield ClientUpdate(gate=own.get("gate"), experts=experts, **row)
+        changes = {name: array for name, array in own.items() if name.startswith("extra/")}
+        yield ClientUpdate(gate=own.get("gate"), experts=experts, changes=changes, **row)
 
 
 def _result(table: Mapping[str, Any]) -> ClientResult:

@@ -105,6 +105,10 @@ class ExpertStrategy(Strategy, ABC):
             weighting="examples",
         )
 
+    def jobs(self, round_num: int, client_id: int, held: tuple[int, ...]) -> Sequence[ClientJob]:
+        """Returns the client's jobs, to be done one after another: by default one, `job`."""
+        return (self.job(round_num, client_id, held),)
+
     def merge(self, round_num: int, state: ServerState, updates: Replies) -> ServerState:
         """Returns the next state. By default: each part is averaged over those who held it."""
         return merge_sums(state, updates.sums)
@@ -143,7 +147,11 @@ class ExpertStrategy(Strategy, ABC):
         self._clients, self._rankings = clients, rankings
         present = {client: rankings.get(client, ()) for client in clients if client not in lost}
         self._assignment = self.assign(server_round, present, rng)
-        self._jobs = [self.job(server_round, client, tuple(held)) for client, held in sorted(self._assignment.items())]
+        self._jobs = [
+            job
+            for client, held in sorted(self._assignment.items())
+            for job in self.jobs(server_round, client, tuple(held))
+        ]
         self._state, self._orders = state, {}
         if not self._jobs:
             return  # nobody could be ranked: `aggregate_train` says why
@@ -297,8 +305,8 @@ class ExpertStrategy(Strategy, ABC):
             self._jobs, self._asked, self._rankings, self.ranking_indices(), self.ranks_by
         )
         load = [0] * self.num_experts
-        for job in self._jobs:
-            for expert_id in job.experts:
+        for held in self._assignment.values():
+            for expert_id in held:
                 load[expert_id] += 1
         return {
             "round": round_num,

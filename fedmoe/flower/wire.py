@@ -72,7 +72,8 @@ def partial_state(arrays: Arrays, num_experts: int) -> ServerState:
     """Returns a node's view of the state: experts that were not sent are empty vectors."""
     missing = np.zeros(0, dtype=np.float32)
     experts = tuple(arrays.get(f"expert/{i}", missing) for i in range(num_experts))
-    return ServerState(gate=arrays.get("gate"), experts=experts)
+    extras = {name.removeprefix("extra/"): array for name, array in arrays.items() if name.startswith("extra/")}
+    return ServerState(gate=arrays.get("gate"), experts=experts, extras=extras)
 
 
 def job_to_json(job: ClientJob) -> dict[str, Any]:
@@ -84,14 +85,16 @@ def job_to_json(job: ClientJob) -> dict[str, Any]:
     """
     # by hand: `asdict` copies all it finds, and took 50 us a job
     objective = [{"name": term.name, "arguments": dict(term.arguments)} for term in job.objective]
-    return {**vars(job), "experts": list(job.experts), "objective": objective}
+    return {**vars(job), "objective": objective, "given": dict(job.given)}
 
 
 def job_from_json(table: Mapping[str, Any]) -> ClientJob:
     """Returns the job that `job_to_json` wrote."""
     terms: Sequence[Mapping[str, Any]] = table["objective"]
     objective = tuple(Term(term["name"], dict(term["arguments"])) for term in terms)
-    return ClientJob(**{**table, "experts": tuple(table["experts"]), "objective": objective})
+    lists = {name: tuple(table[name]) for name in ("experts", "trains", "private", "memory", "shared")}
+    given = {name: tuple(values) for name, values in table["given"].items()}
+    return ClientJob(**{**table, **lists, "objective": objective, "given": given})
 
 
 def failure_from_json(table: Mapping[str, Any]) -> ClientFailure:

@@ -56,6 +56,11 @@ class MethodFolder:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
 
+    @property
+    def states(self) -> Path:
+        """The folder of what clients keep between rounds."""
+        return self.path / "client-states"
+
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -33,8 +33,12 @@ class JobKind:
 
 
 def kind_of(job: ClientJob) -> str:
-    """Returns the key of the job's kind: objective, number of experts, gate."""
-    return f"{job.objective!r}, {len(job.experts)} experts, gate: {job.gate}"
+    """Returns the key of the job's kind: objective, number of experts, gate, what is trained and kept."""
+    kept = f"private: {job.private}, memory: {job.memory}, shared: {job.shared}"
+    given = {name: len(values) for name, values in job.given.items()}
+    return (
+        f"{job.objective!r}, {len(job.experts)} experts, gate: {job.gate}, trains: {job.trains}, {kept}, given: {given}"
+    )
 
 
 def examine(place: Workplace, job: ClientJob, state: ServerState) -> JobKind:

@@ -7,24 +7,25 @@ import bdb
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import diverged
 from fedmoe.federation.state import ServerState
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
-from fedmoe.moe.vectors import load_vector, to_vector
+from fedmoe.moe.vectors import Vector, load_vector, parts_of, to_vector
 from fedmoe.training.augmentation import augment
+from fedmoe.training.keeping import Start, is_trained
 from fedmoe.training.objective import Batch, LocalModel, Objective, load_objective
 from fedmoe.training.optimiser import make_optimiser
 from fedmoe.training.precision import computing_in, lay_out
 from fedmoe.training.samples import ClientSamples
 from fedmoe.training.schedule import epochs_of
+from fedmoe.training.stack import pool_of
 from fedmoe.training.trainer import Workplace
 
 __all__ = ["LoopTrainer"]
@@ -66,51 +67,53 @@ class LoopTrainer:
     def train_client(self, job: ClientJob, state: ServerState) -> ClientUpdate:
         """Returns what the client gives back after its local epochs."""
         started = time.perf_counter()
-        experts, gate = self._receive(job, state)
+        experts, gate = self._modules(job, len(state.experts))
+        begun = self.place.start_of(job, state, experts[0], gate)
+        _load(begun, experts, gate)
         samples = self.place.store.load(
             self.place.population.shards[job.client_id],
             None if gate is None else gate.reads,
             self.place.lots(job, len(state.experts)),
         )
-        model = self._model(job, state, experts, gate)
+        model = self._model(job, state, experts, gate, begun)
         loss = self._epochs(job, model, experts, gate, load_objective(job.objective), samples)
-        return ClientUpdate(
-            client_id=job.client_id,
-            num_examples=len(samples),
-            weight=len(samples) if job.weighting == "examples" else 1,
-            gate=None if gate is None else to_vector(gate),
-            experts={i: to_vector(expert) for i, expert in zip(job.experts, experts, strict=True)},
-            metrics={"loss": loss, "seconds": time.perf_counter() - started},
-        )
+        trained = [to_vector(module) for module in _present(experts, gate)]
+        metrics = {"loss": loss, "seconds": time.perf_counter() - started}
+        return self.place.finished(job, begun, trained, (experts[0], gate), metrics)
 
-    def _receive(self, job: ClientJob, state: ServerState) -> tuple[list[Expert], Gate | None]:
-        """Copies the received vectors into the resident modules."""
+    def _modules(self, job: ClientJob, num_experts: int) -> tuple[list[Expert], Gate | None]:
+        """Returns the resident modules that the job works with."""
         while len(self.experts) < len(job.experts):
             expert = self.place.make_expert()
             self.experts.append(expert.to(memory_format=self.memory_format))
-        experts = self.experts[: len(job.experts)]
-        for module, expert_id in zip(experts, job.experts, strict=True):
-            load_vector(module, state.experts[expert_id])
-            module.train()
-        if not job.gate:
-            return experts, None
-        gate = self.place.gate_for(len(state.experts))
-        load_vector(gate, _present(state.gate))
-        gate.train()
-        return experts, gate
+        return self.experts[: len(job.experts)], self.place.gate_for(num_experts) if job.gate else None
 
-    def _model(self, job: ClientJob, state: ServerState, experts: Sequence[Expert], gate: Gate | None) -> LocalModel:
-        modules = [*experts, *([] if gate is None else [gate])]
-        trained = [p for module in modules for p in module.parameters() if p.requires_grad]
-        received = [parameter.detach().clone() for parameter in trained]
+    def _model(
+        self, job: ClientJob, state: ServerState, experts: Sequence[Expert], gate: Gate | None, begun: Start
+    ) -> LocalModel:
+        modules, device = _present(experts, gate), self.place.device
+        trained = [p for module in modules for p in _trained(module, job, gate).values()]
+
+        def shaped(vectors: Sequence[Vector]) -> list[Tensor]:
+            """Returns vectors of experts and gate as a list of tensors like the trained ones."""
+            tensors = []
+            for module, vector in zip(modules, vectors, strict=True):
+                own = pool_of(module, [vector], device)
+                tensors += [own[name][0] for name in _trained(module, job, gate)]
+            return tensors
+
+        sent = [*(state.experts[i] for i in job.experts), *([] if gate is None or state.gate is None else [state.gate])]
         return LocalModel(
             experts=lambda x_BCHW: torch.stack([expert(x_BCHW) for expert in experts]),
             gate=gate,
             expert_ids_K=torch.tensor(job.experts, device=self.place.device),
             num_experts=len(state.experts),
             trained=trained,
-            start=lambda: received,
+            start=cache(lambda: shaped(sent)),
             log_prior_C=self.place.log_prior_C(job),
+            memory={name: shaped(vectors) for name, vectors in begun.memory.items()},
+            shared={name: shaped(vectors) for name, vectors in begun.shared.items()},
+            given={name: torch.tensor(values, device=device) for name, values in job.given.items()},
         )
 
     def _epochs(
@@ -124,13 +127,15 @@ class LoopTrainer:
     ) -> float:
         """Runs the local epochs; returns the mean loss over their steps."""
         settings, device = self.place.settings, self.place.device
-        optimiser = make_optimiser(settings, _trainable(experts), _trainable([] if gate is None else [gate]))
+        of_gate = 0 if gate is None else len(_trained(gate, job, gate))
+        of_experts = len(model.trained) - of_gate
+        optimiser = make_optimiser(settings, model.trained[:of_experts], model.trained[of_experts:])
         losses: list[Tensor] = []
         for batch in self._batches(job, samples):
             with computing_in(settings.precision, device):
                 loss = objective(model, batch)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward(inputs=list(model.trained))  # type: ignore[no-untyped-call]
             for parameter in model.trained:
                 if parameter.grad is None:  # a held expert that the objective leaves out is not left out of the decay
                     parameter.grad = torch.zeros_like(parameter)
@@ -154,11 +159,19 @@ class LoopTrainer:
                 yield Batch(x_BCHW, samples.y[order[part]], samples.gate_input[order[part]])
 
 
-def _trainable(modules: Sequence[torch.nn.Module]) -> list[Tensor]:
-    return [p for module in modules for p in module.parameters() if p.requires_grad]
+def _present(experts: Sequence[Expert], gate: Gate | None) -> list[nn.Module]:
+    return [*experts, *([] if gate is None else [gate])]
 
 
-def _present(vector: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    if vector is None:
-        raise ValueError("the job has a gate, but the server's state holds none")
-    return vector
+def _load(begun: Start, experts: Sequence[Expert], gate: Gate | None) -> None:
+    """Copies the vectors that the work starts from into the resident modules."""
+    vectors = [*begun.experts, *([] if begun.gate is None else [begun.gate])]
+    for module, vector in zip(_present(experts, gate), vectors, strict=True):
+        load_vector(module, vector)
+        module.train()
+
+
+def _trained(module: nn.Module, job: ClientJob, gate: Gate | None) -> dict[str, nn.Parameter]:
+    """Returns the module's parameters that the job trains, by name."""
+    names = {part.name for part in parts_of(module) if is_trained(part, job, gate=module is gate)}
+    return {name: parameter for name, parameter in module.named_parameters() if name in names}

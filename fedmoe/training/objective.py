@@ -7,8 +7,8 @@ nothing of it is read back into Python (no `if loss > 1`, no `.item()`, no `int(
 Shapes: B samples, K held experts, M experts in the pool, C classes, D width of the gate's input.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import torch
@@ -18,7 +18,7 @@ from fedmoe.federation.job import Term
 from fedmoe.moe.routing import Routing
 from fedmoe.references import load_plugin
 
-__all__ = ["Batch", "GateCopy", "LocalModel", "Objective", "load_objective"]
+__all__ = ["Batch", "GateCopy", "LocalModel", "Objective", "load_objective", "load_terms"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,9 @@ class LocalModel:
         trained: the trainable parameters: the experts', then the gate's.
         start: gives the same parameters as received; made only when asked for.
         log_prior_C: log of the client's label prior, or `None` without logit adjustment.
+        memory: name -> what the client has kept for its objective (`ClientJob.memory`), shaped like `trained`.
+        shared: name -> the server's vectors for it (`ClientJob.shared`), likewise.
+        given: name -> the client's own numbers (`ClientJob.given`), one axis.
     """
 
     experts: Callable[[Tensor], Tensor]
@@ -81,6 +84,9 @@ class LocalModel:
     trained: Sequence[Tensor]
     start: Callable[[], Sequence[Tensor]]
     log_prior_C: Tensor | None
+    memory: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    shared: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    given: Mapping[str, Tensor] = field(default_factory=dict)
 
     def logits_KBC(self, x_BCHW: Tensor) -> Tensor:
         """Returns the class logits of the held experts, adjusted by the client's label prior where that is on.
@@ -123,16 +129,25 @@ class Objective(Protocol):
         ...
 
 
+def load_terms(terms: Sequence[Term]) -> list[Objective]:
+    """Returns the terms of an objective.
+
+    Raises:
+        ReferenceError_: a term's name leads nowhere.
+    """
+    return [
+        cast(Objective, load_plugin("objective", "fedmoe.training.objectives", term.name)(**term.arguments))
+        for term in terms
+    ]
+
+
 def load_objective(terms: Sequence[Term]) -> Objective:
     """Returns the sum of the terms as one objective.
 
     Raises:
         ReferenceError_: a term's name leads nowhere.
     """
-    parts = [
-        cast(Objective, load_plugin("objective", "fedmoe.training.objectives", term.name)(**term.arguments))
-        for term in terms
-    ]
+    parts = load_terms(terms)
 
     def total(model: LocalModel, batch: Batch) -> Tensor:
         return torch.stack([part(model, batch) for part in parts]).sum()

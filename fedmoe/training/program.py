@@ -3,8 +3,9 @@
 Shapes: N clients, K held experts, B samples of a client's batch, M experts in the pool, D width of the gate's input.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
@@ -14,9 +15,14 @@ from fedmoe.moe.gate import Gate
 from fedmoe.moe.routing import Routing
 from fedmoe.training.objective import Batch, LocalModel, Objective
 
-__all__ = ["Program"]
+__all__ = ["GIVEN", "Memory", "Program"]
+
+GIVEN = "given/"  # of the names of a client's own numbers
 
 Tensors = dict[str, Tensor]
+Pair = tuple[Tensors, Tensors]  # torch's compiler cannot read `tuple[...]` within what it compiles
+Memory = dict[str, tuple[Tensors, Tensors]]
+"""By name: a client's vectors as tensors of the experts (K in front) and of the gate (1 in front)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,7 @@ class Program:
         num_experts: M.
         expert_pool: the experts as received, by name, one row each.
         gate_pool: the gate as received, by name, one row.
+        shared: the server's vectors that the objective sees: of the experts and the gate, rows as in the pools.
     """
 
     objective: Objective
@@ -38,13 +45,16 @@ class Program:
     num_experts: int
     expert_pool: Mapping[str, Tensor]
     gate_pool: Mapping[str, Tensor]
+    shared: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] = field(default_factory=dict)
     methods: "_Methods | None" = field(init=False)
 
     def __post_init__(self) -> None:
         # here, for torch does not compile what makes a module
         object.__setattr__(self, "methods", None if self.gate is None else _Methods(self.gate))
 
-    def losses_N(self, experts: tuple[Tensors, Tensors], gate: tuple[Tensors, Tensors], own: Tensors) -> Tensor:
+    def losses_N(
+        self, experts: tuple[Tensors, Tensors], gate: tuple[Tensors, Tensors], own: Tensors, memory: Memory
+    ) -> Tensor:
         """Returns each client's loss.
 
         Args:
@@ -52,33 +62,43 @@ class Program:
             gate: likewise of the gate's copies, N x 1 in front.
             own: what else differs between the clients: `x` (N x B x channels x height x width), `y` (N x B), `gate`
                 (N x B x D), `expert_ids` and `rows` (the pool's rows that they started from; N x K); where they are
-                wanted also `weight` (N x B) and `log_prior` (N x classes).
+                wanted also `weight` (N x B), `log_prior` (N x classes) and the clients' own numbers (`given/NAME`).
+            memory: what the clients have kept for the objective, N in front.
         """
-        losses_N: Tensor = vmap(self._loss)(experts, gate, own)
+        losses_N: Tensor = vmap(self._loss)(experts, gate, own, memory)
         return losses_N
 
     def gradients(
-        self, experts: tuple[Tensors, Tensors], gate: tuple[Tensors, Tensors], own: Tensors
+        self, experts: tuple[Tensors, Tensors], gate: tuple[Tensors, Tensors], own: Tensors, memory: Memory
     ) -> tuple[Tensor, list[Tensor]]:
         """Returns each client's loss, and its gradient by the trained tensors, as a function that torch can compile."""
 
-        def loss(trained: Tensors, gate_trained: Tensors, fixed: Tensors, gate_fixed: Tensors, own: Tensors) -> Tensor:
-            return self._loss((trained, fixed), (gate_trained, gate_fixed), own)
+        def loss(trained: Tensors, gate_trained: Tensors, fixed: Pair, *own: Any) -> Tensor:
+            return self._loss((trained, fixed[0]), (gate_trained, fixed[1]), *own)
 
         mapped = vmap(grad_and_value(loss, argnums=(0, 1)))
-        (by_expert, by_gate), losses_N = mapped(experts[0], gate[0], experts[1], gate[1], own)
+        (by_expert, by_gate), losses_N = mapped(experts[0], gate[0], (experts[1], gate[1]), own, memory)
         return losses_N, [*by_expert.values(), *by_gate.values()]
 
-    def _loss(self, experts: tuple[Tensors, Tensors], gate: tuple[Tensors, Tensors], own: Tensors) -> Tensor:
+    def _loss(
+        self, experts: tuple[Tensors, Tensors], gate: tuple[Tensors, Tensors], own: Tensors, memory: Memory
+    ) -> Tensor:
         """Returns the loss of one client; every tensor here is its own."""
+        rows_K = own["rows"]
         model = LocalModel(
             experts=lambda x_BCHW: self._logits_KBC(*experts, x_BCHW),
             gate=None if self.methods is None else _GateCopy(self.methods, _only_copy(gate[0] | gate[1])),
             expert_ids_K=own["expert_ids"],
             num_experts=self.num_experts,
-            trained=[*_by_copy(experts[0], len(own["rows"])), *_only_copy(gate[0]).values()],
-            start=lambda: self._start(experts[0], gate[0], own["rows"]),
+            trained=[*_by_copy(experts[0], len(rows_K)), *_only_copy(gate[0]).values()],
+            start=lambda: _rows(self.expert_pool, self.gate_pool, experts[0], gate[0], rows_K),
             log_prior_C=own.get("log_prior"),
+            memory={
+                name: [*_by_copy({key: kept[key] for key in experts[0]}, len(rows_K)), *_only_copy(of_gate).values()]
+                for name, (kept, of_gate) in memory.items()
+            },
+            shared={name: _rows(*pools, experts[0], gate[0], rows_K) for name, pools in self.shared.items()},
+            given={name.removeprefix(GIVEN): value for name, value in own.items() if name.startswith(GIVEN)},
         )
         return self.objective(model, Batch(own["x"], own["y"], own["gate"], own.get("weight")))
 
@@ -92,9 +112,13 @@ class Program:
         logits_KBC: Tensor = vmap(logits_BC)(trained, fixed)
         return logits_KBC
 
-    def _start(self, experts: Tensors, gate: Tensors, rows_K: Tensor) -> Sequence[Tensor]:
-        received = {name: self.expert_pool[name].index_select(0, rows_K) for name in experts}
-        return [*_by_copy(received, len(rows_K)), *(self.gate_pool[name][0] for name in gate)]
+
+def _rows(
+    expert_pool: Mapping[str, Tensor], gate_pool: Mapping[str, Tensor], experts: Tensors, gate: Tensors, rows_K: Tensor
+) -> list[Tensor]:
+    """Returns a client's rows of the pools, as a list of tensors like the trained ones."""
+    received = {name: expert_pool[name].index_select(0, rows_K) for name in experts}
+    return [*_by_copy(received, len(rows_K)), *(gate_pool[name][0] for name in gate)]
 
 
 def _by_copy(tensors: Tensors, copies: int) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """A stack of clients at work: their copies, their optimiser, and one step of all of them at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
 import torch
@@ -8,11 +8,14 @@ from torch import Tensor
 
 from fedmoe.federation.job import ClientJob
 from fedmoe.federation.state import ServerState
+from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
+from fedmoe.moe.vectors import Vector
+from fedmoe.training.keeping import Start, is_trained
 from fedmoe.training.objective import load_objective
 from fedmoe.training.optimiser import carry_over, make_optimiser
 from fedmoe.training.precision import computing_in
-from fedmoe.training.program import Program
+from fedmoe.training.program import GIVEN, Memory, Program
 from fedmoe.training.stack import Stack, pool_of
 from fedmoe.training.stack_samples import StepBatch
 from fedmoe.training.trainer import Workplace
@@ -104,11 +107,12 @@ class RunningStack:
     ) -> None:
         self.compiled = compiled
         filled = [*jobs, *([jobs[-1]] * (width - len(jobs)))]
+        self.job = jobs[0]
         held = sorted({expert_id for job in jobs for expert_id in job.experts})
         row_of = {expert_id: row for row, expert_id in enumerate(held)}
         device, gate = place.device, place.gate_for(len(state.experts)).train() if jobs[0].gate else None
-        if gate is not None and state.gate is None:
-            raise ValueError("the job has a gate, but the server's state holds none")
+        self.starts = [place.start_of(job, state, buffers.expert, gate) for job in jobs]
+        starts = [*self.starts, *([self.starts[-1]] * (width - len(jobs)))]
         self.place = place
         self.program = Program(
             objective=load_objective(jobs[0].objective),
@@ -117,6 +121,7 @@ class RunningStack:
             num_experts=len(state.experts),
             expert_pool=pool_of(buffers.expert, [state.experts[i] for i in held], device),
             gate_pool={} if gate is None or state.gate is None else pool_of(gate, [state.gate], device),
+            shared=shared_pools(jobs, self.starts, held, buffers.expert, gate, device),
         )
         self.own = {
             "expert_ids": torch.tensor([job.experts for job in filled], device=device),
@@ -130,14 +135,24 @@ class RunningStack:
         self.gates = None if gate is None else buffers.gates(gate, width)
         if self.gates is not None:
             self.gates.fill(self.program.gate_pool, torch.zeros((width, 1), dtype=torch.int64, device=device))
+        if jobs[0].private:
+            self.experts.set([vector for start in starts for vector in start.experts])
+            if self.gates is not None:
+                self.gates.set([start.gate for start in starts if start.gate is not None])
+        self.memory = stacked_memory(starts, len(jobs[0].experts), buffers.expert, gate, device)
+        for name in jobs[0].given:
+            self.own[GIVEN + name] = torch.tensor([job.given[name] for job in filled], device=device)
+        self.names = frozenset(p.name for p in self.experts.parts if is_trained(p, jobs[0], gate=False))
+        of_gate = () if self.gates is None else self.gates.parts
+        self.gate_names = frozenset(p.name for p in of_gate if is_trained(p, jobs[0], gate=True))
         self.optimiser: torch.optim.Optimizer | None = None
         self.narrow(width)
 
     def narrow(self, rows: int) -> None:
         """Goes on with the first `rows` rows only."""
         self.rows = rows
-        self.trained = self.experts.trained(rows)
-        self.gate_trained = {} if self.gates is None else self.gates.trained(rows)
+        self.trained = self.experts.trained(rows, self.names)
+        self.gate_trained = {} if self.gates is None else self.gates.trained(rows, self.gate_names)
         optimiser = make_optimiser(
             self.place.settings, list(self.trained.values()), list(self.gate_trained.values()), in_one_pass
         )
@@ -164,17 +179,31 @@ class RunningStack:
         """Returns the loss of every row, ready for a gradient; in the settings' precision unless another is given."""
         fixed, gate_fixed = self._fixed()
         with computing_in(precision or self.place.settings.precision, self.place.device):
-            return self.program.losses_N((self.trained, fixed), (self.gate_trained, gate_fixed), self._inputs(batch))
+            return self.program.losses_N(
+                (self.trained, fixed), (self.gate_trained, gate_fixed), self._inputs(batch), self._memory()
+            )
 
     def _compiled_gradients(self, batch: StepBatch) -> tuple[Tensor, Sequence[Tensor]]:
         trained = {name: leaf.detach() for name, leaf in self.trained.items()}
         gate_trained = {name: leaf.detach() for name, leaf in self.gate_trained.items()}
         fixed, gate_fixed = self._fixed()
         with computing_in(self.place.settings.precision, self.place.device):
-            return compiler()(self.program, (trained, fixed), (gate_trained, gate_fixed), self._inputs(batch))
+            return compiler()(
+                self.program, (trained, fixed), (gate_trained, gate_fixed), self._inputs(batch), self._memory()
+            )
 
     def _fixed(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return self.experts.fixed(self.rows), {} if self.gates is None else self.gates.fixed(self.rows)
+        of_gate = {} if self.gates is None else self.gates.fixed(self.rows, self.gate_names)
+        return self.experts.fixed(self.rows, self.names), of_gate
+
+    def _memory(self) -> Memory:
+        def first(tensors: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+            return {name: tensors[name][: self.rows] for name in tensors if name in names}
+
+        return {
+            name: (first(experts, self.names), first(gate, self.gate_names))
+            for name, (experts, gate) in self.memory.items()
+        }
 
     def _inputs(self, batch: StepBatch) -> dict[str, Tensor]:
         own = {name: value[: self.rows] for name, value in self.own.items()}
@@ -183,3 +212,42 @@ class RunningStack:
     def vectors(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
         """Returns the rows first .. last-1 as vectors, copied: of experts (rows, K, P), of the gate (rows, 1, P)."""
         return self.experts.vectors(first, last), None if self.gates is None else self.gates.vectors(first, last)
+
+
+def stacked_memory(
+    starts: Sequence[Start], copies: int, expert: Expert, gate: Gate | None, device: torch.device
+) -> Memory:
+    """Returns what the clients of a stack have kept for their objective: rows x copies, by tensor."""
+
+    def tensors(module: torch.nn.Module, vectors: Sequence[Vector], copies: int) -> dict[str, Tensor]:
+        pool = pool_of(module, vectors, device)
+        return {name: rows.view(len(starts), copies, *rows.shape[1:]) for name, rows in pool.items()}
+
+    return {
+        name: (
+            tensors(expert, [vector for start in starts for vector in start.memory[name][:copies]], copies),
+            {} if gate is None else tensors(gate, [start.memory[name][copies] for start in starts], 1),
+        )
+        for name in starts[0].memory
+    }
+
+
+def shared_pools(
+    jobs: Sequence[ClientJob],
+    starts: Sequence[Start],
+    held: Sequence[int],
+    expert: Expert,
+    gate: Gate | None,
+    device: torch.device,
+) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Returns the server's vectors that the objective sees, by tensor: of the held experts a row each, of the gate."""
+    pools = {}
+    for name in jobs[0].shared:
+        by_expert = {
+            expert_id: vector
+            for job, start in zip(jobs, starts, strict=True)
+            for expert_id, vector in zip(job.experts, start.shared[name], strict=False)
+        }
+        of_gate = {} if gate is None else pool_of(gate, [starts[0].shared[name][-1]], device)
+        pools[name] = (pool_of(expert, [by_expert[i] for i in held], device), of_gate)
+    return pools

@@ -4,7 +4,7 @@ Shapes: N clients of a stack, A <= N those still at work, K copies a client (exp
 module's vector.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -45,13 +45,20 @@ class Stack:
             target = self.tensors[part.name][: len(rows_NK)].view(count, part.size)
             torch.index_select(source, 0, rows_NK.reshape(-1), out=target)
 
-    def trained(self, rows: int) -> dict[str, Tensor]:
-        """Returns the first `rows` rows of the trained tensors, as leaves that share the buffers' memory."""
-        return {p.name: self.tensors[p.name][:rows].detach().requires_grad_() for p in self.parts if p.trained}
+    @torch.no_grad()
+    def set(self, vectors: Sequence[Vector]) -> None:
+        """Copies vectors into the first rows of the buffers: one a copy, row after row."""
+        for name, rows in pool_of(self.module, vectors, next(iter(self.tensors.values())).device).items():
+            count = len(vectors) // self.copies
+            self.tensors[name][:count] = rows.view(count, self.copies, *rows.shape[1:])
 
-    def fixed(self, rows: int) -> dict[str, Tensor]:
+    def trained(self, rows: int, names: Collection[str]) -> dict[str, Tensor]:
+        """Returns the first `rows` rows of the tensors of these names, as leaves that share the buffers' memory."""
+        return {p.name: self.tensors[p.name][:rows].detach().requires_grad_() for p in self.parts if p.name in names}
+
+    def fixed(self, rows: int, trained: Collection[str]) -> dict[str, Tensor]:
         """Returns the first `rows` rows of all others: frozen parameters, and buffers, which a pass may change."""
-        return {p.name: self.tensors[p.name][:rows] for p in self.parts if not p.trained}
+        return {p.name: self.tensors[p.name][:rows] for p in self.parts if p.name not in trained}
 
     @torch.no_grad()
     def vectors(self, first: int, last: int) -> Tensor:

@@ -60,14 +60,14 @@ def train_stack(
         losses_N[:active] += stack.step(samples.batch(step, active, stack.rows, fill))[:active]
     experts, gates = joined(finished)
     losses = (losses_N[: len(jobs)].cpu() / torch.tensor(samples.steps)).tolist()
+    modules = (buffers.expert, None if stack.gates is None else stack.program.gate)
     return [
-        ClientUpdate(
-            client_id=job.client_id,
-            num_examples=samples.counts[i],
-            weight=samples.counts[i] if job.weighting == "examples" else 1,
-            gate=None if gates is None else gates[i, 0],
-            experts={expert_id: experts[i, k] for k, expert_id in enumerate(job.experts)},
-            metrics={"loss": losses[i]},
+        place.finished(
+            job,
+            stack.starts[i],
+            [*experts[i], *([] if gates is None else [gates[i, 0]])],
+            modules,
+            {"loss": losses[i]},
         )
         for i, job in enumerate(jobs)
     ]

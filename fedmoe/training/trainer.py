@@ -1,6 +1,6 @@
 """What every trainer of clients is: the same jobs in, the same updates out; and the workplace that they share."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,10 @@ from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.seeding import derive_seed, torch_stream
 from fedmoe.settings import TrainSettings
+from fedmoe.training.keeping import Outcome, Start, kept_after, start_of
+from fedmoe.training.objective import load_terms
 from fedmoe.training.samples import Lots, SampleStore
+from fedmoe.training.schedule import num_steps
 
 __all__ = ["LocalTrainer", "Workplace"]
 
@@ -42,6 +45,7 @@ class Workplace:
         seed: root of the clients' own streams.
         sharers: processes that share the device's memory, this one among them.
         deterministic: whether who else is trained beside a client may change no bit.
+        recall: what a job's client has kept, by name.
     """
 
     make_expert: Callable[[], Expert]
@@ -52,6 +56,7 @@ class Workplace:
     seed: int
     sharers: int = 1
     deterministic: bool = False
+    recall: Callable[[ClientJob], Mapping[str, NDArray[np.float32]]] = lambda job: {}
 
     @property
     def device(self) -> torch.device:
@@ -69,6 +74,43 @@ class Workplace:
     def epochs(self, job: ClientJob) -> int:
         """Returns the client's passes over its samples."""
         return job.epochs or self.settings.epochs
+
+    def start_of(self, job: ClientJob, state: ServerState, expert: Expert, gate: Gate | None) -> Start:
+        """Returns where the job's client starts from; the modules are asked for shapes only."""
+        return start_of(job, state, self.recall(job) if job.remembers else {}, expert, gate)
+
+    def finished(
+        self,
+        job: ClientJob,
+        start: Start,
+        trained: Sequence[NDArray[np.float32]],
+        modules: tuple[Expert, Gate | None],
+        metrics: Mapping[str, float],
+    ) -> ClientUpdate:
+        """Returns what the client gives back, and what it keeps.
+
+        Args:
+            job: the client's.
+            start: where it started.
+            trained: what came out: a vector for each expert, then the gate's.
+            modules: any expert and the gate, for their shapes.
+            metrics: what it saw.
+        """
+        count = len(self.population.shards[job.client_id])
+        outcome = Outcome({}, {})
+        if job.private or job.memory or job.shared:
+            steps = num_steps(count, self.epochs(job), self.settings.batch_size)
+            outcome = kept_after(job, load_terms(job.objective), start, trained, *modules, self.settings, steps)
+        return ClientUpdate(
+            client_id=job.client_id,
+            num_examples=count,
+            weight=count if job.weighting == "examples" else 1,
+            gate=trained[-1] if job.gate and job.sends else None,
+            experts=dict(zip(job.experts, trained, strict=False)) if job.sends else {},
+            metrics=metrics,
+            changes=outcome.changes,
+            kept=outcome.kept,
+        )
 
     def log_prior_C(self, job: ClientJob) -> Tensor | None:
         """Returns the log of the client's label prior, or `None` without logit adjustment.

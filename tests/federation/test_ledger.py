@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from fedmoe.federation.job import ClientJob, Term
+from fedmoe.federation.job import PARTS, ClientJob, Term
 from fedmoe.federation.ledger import Ledger, fedjets_bytes
 
 BYTES = 4
@@ -53,6 +55,22 @@ def test_a_job_without_a_gate_does_not_pay_for_it() -> None:
     ledger = Ledger(gate_size=1000, expert_size=7, num_experts=2, common_size=0)
     sent = ledger.round([job(0, (1,), gate=False)], [], [], 2)
     assert (sent.down, sent.up, sent.by_expert) == (28, 28, (0, 56))
+
+
+def test_what_is_private_costs_nothing_and_what_is_shared_costs_both_ways() -> None:
+    ledger = Ledger(gate_size=5, expert_size=7, num_experts=2, common_size=0)
+    ours = job(0, (1,), gate=False)
+    private = replace(ours, private=PARTS, sends=False)
+    alone = ledger.round([private], [], [], 2)
+    assert (alone.down, alone.up, alone.by_expert) == (0, 0, (0, 0))
+    both, plain = ledger.round([ours, private], [], [], 2), ledger.round([ours], [], [], 2)
+    assert both == plain, "Ditto's bytes are FedAvg's"
+    heads = ledger.round([replace(ours, private=("head",), sends=False), ours], [], [], 2)
+    assert heads == plain, "a second job needs nothing that the first one has not got"
+    control = ledger.round([replace(ours, shared=("control",))], [], [], 2)
+    assert (control.down, control.up, control.by_expert) == (56, 56, (0, 112)), "SCAFFOLD's bytes are twice FedAvg's"
+    gated = ledger.round([replace(job(0, (0, 1)), shared=("control",))], [], [], 2)
+    assert gated.down == gated.up == 2 * (2 * 7 + 5) * BYTES
 
 
 def test_every_client_gets_the_common_expert_once() -> None:

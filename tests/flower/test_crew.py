@@ -39,6 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "experts.width": 2,
         "train.layout": "contiguous",  # it would be measured, and the two layouts differ in the last bits
     },
+    "scaffold and ditto": {"strategy.name": "scaffold", "evaluate.baselines": "ditto"},
     "updates, not sums": {"strategy.name": "tests.flower.test_crew:Median"},
     "ranked by loss": {"strategy.name": "tests.flower.test_serving:ByLoss"},
     "Flower's own": {"strategy.name": "flwr.serverapp.strategy:FedAdam"},
@@ -86,6 +87,13 @@ def test_the_number_of_workers_changes_no_byte(tmp_path: Path, seed: int, kind: 
         assert newest_bytes(other) == newest_bytes(one)
         assert rounds_of(other) == rounds_of(one)
         assert (other / "clients.csv").read_bytes() == (one / "clients.csv").read_bytes()
+        assert kept_by_clients(other) == kept_by_clients(one)
+    assert bool(kept_by_clients(one)) == ("ditto" in kind)
+
+
+def kept_by_clients(run: Path) -> dict[str, bytes]:
+    """Returns the files of what clients keep, of all methods."""
+    return {str(file.relative_to(run)): file.read_bytes() for file in run.rglob("client-states/*/*")}
 
 
 def test_what_a_client_does_wrong_in_a_worker_is_named_as_anywhere(tmp_path: Path) -> None:

@@ -105,6 +105,13 @@ def test_one_expert_without_a_gate_is_fedavg_bit_for_bit(tmp_path: Path, seed: i
 # ---- law 3: same seed, same bytes, on any number of nodes ----------------------------------------
 
 KINDS = {
+    "scaffold and ditto": {"strategy.name": "scaffold", "evaluate.baselines": "ditto"},
+    "scaffold and ditto, stacked": {
+        "strategy.name": "scaffold",
+        "evaluate.baselines": "ditto",
+        "train.trainer": "stacked",
+        "train.stack": 2,
+    },
     "fedjets": {"evaluate.baselines": "fedavg", "evaluate.ema": 0.5},
     "fedjets, stacked": {"evaluate.baselines": "fedavg", "train.trainer": "stacked", "train.epochs": 2},
     "fedjets, chosen": {"train.trainer": "auto"},
@@ -311,6 +318,45 @@ def test_a_resumed_run_ends_as_if_it_had_never_been_killed(
         assert rounds_of(part) == rounds_of(other)
     assert summary_of(run) == summary_of(whole)
     assert (run / "clients.csv").read_bytes() == (whole / "clients.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "killed_in"), [("scaffold", 3), ("ditto", 2), ("ditto", 4)])
+@pytest.mark.parametrize("every", [1, 3])
+def test_what_clients_keep_goes_back_to_the_checkpoint_with_the_run(
+    tmp_path: Path, name: str, killed_in: int, every: int
+) -> None:
+    settings = {"num-server-rounds": 5, "strategy.name": "scaffold", "evaluate.baselines": "ditto"}
+    config = small_config() | settings | {"checkpoint-every": every, "clients.per-round": 8}
+    whole = run_small(tmp_path / "whole", settings=config, home=tmp_path / "home")
+    with pytest.raises(Killed), kill_before_line(name, killed_in):
+        run_small(tmp_path, settings=config, home=tmp_path / "home")
+    (killed,) = (tmp_path / "runs").iterdir()
+    run = run_small(tmp_path, settings=config | {"resume": str(killed)}, home=tmp_path / "home")
+    assert newest_bytes(run) == newest_bytes(whole)
+    baseline = Path("baselines", "ditto")
+    assert newest_bytes(run / baseline) == newest_bytes(whole / baseline)
+    for method in (Path(), baseline):
+        kept = [newest_kept(folder / method) for folder in (run, whole)]
+        assert len(kept[0]) > 8
+        assert kept[0] == kept[1]
+
+
+def newest_kept(method: Path) -> dict[str, bytes]:
+    """Returns what each client has kept last, byte for byte."""
+    clients = (method / "client-states").iterdir()
+    return {own.name: max(own.iterdir(), key=lambda path: int(path.stem)).read_bytes() for own in clients}
+
+
+def kill_before_line(name: str, round_num: int):
+    """Kills the run after a round's clients have been trained, and have kept what they keep."""
+    real = methods.append_round
+
+    def append(folder: Path, line: dict) -> None:
+        if (line["strategy"], line["round"]) == (name, round_num):
+            raise Killed
+        real(folder, line)
+
+    return mock.patch.object(methods, "append_round", append)
 
 
 RARELY_KEPT = {

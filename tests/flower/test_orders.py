@@ -12,6 +12,7 @@ import pytest
 import fedmoe.flower.orders as orders
 from fedmoe.federation.job import ClientUpdate
 from fedmoe.federation.merging import sums_of_updates
+from fedmoe.flower.node import row_of
 from fedmoe.flower.orders import Replies, gather_rankings, gather_training
 
 COHORTS = {1001: (3, 8), 1002: (0, 9, 11), 1003: (5,), 1004: (7, 20)}
@@ -39,7 +40,7 @@ def updates(seed: int) -> dict[int, ClientUpdate]:
 
 def reply(node_id: int, of: dict[int, ClientUpdate], merges: str, exact: bool) -> SimpleNamespace:
     own = [of[client] for client in COHORTS[node_id]]
-    rows = [{k: v for k, v in vars(u).items() if k not in ("gate", "experts")} for u in own]
+    rows = [row_of(u) for u in own]
     payload: dict[str, Any] = {"rows": rows, "failures": []}
     if merges == "updates":
         arrays = {f"{u.client_id}/{name}": vector for u in own for name, vector in u.vectors().items()}

@@ -46,6 +46,7 @@ class Row:
 
 
 STRATEGIES = {
+    "ditto": Row(pool=1, held=1, wrong=({"strength": -1.0},), others=({"strength": 0.0},)),
     "fedavg": Row(pool=1, held=1, wrong=({"no_such": 1}, {"init": 3})),
     "fedjets": Row(
         pool=3,
@@ -64,6 +65,7 @@ STRATEGIES = {
         ),
     ),
     "fedprox": Row(pool=1, held=1, wrong=({"mu": -0.1}, {"mu": "much"}), others=({"mu": 0.0}, {"mu": 2})),
+    "scaffold": Row(pool=1, held=1, wrong=({"eta": 1},)),
 }
 CASES = [(name, arguments) for name, row in STRATEGIES.items() for arguments in ({}, *row.others)]
 ROUNDS = range(1, 6)
@@ -145,12 +147,14 @@ def test_its_jobs_travel_as_json_and_name_objectives_that_exist(name: str, argum
     for round_num in ROUNDS:
         _, assignment = one_round(strategy, round_num)
         for client, held in assignment.items():
-            job = strategy.job(round_num, client, tuple(held))
-            assert (job.client_id, job.round_num, job.experts) == (client, round_num, tuple(held))
-            assert job.weighting in ("uniform", "examples")
-            assert job.gate == strategy.has_gate
-            assert job_from_json(json.loads(json.dumps(job_to_json(job)))) == job
-            assert callable(load_objective(job.objective))
+            jobs = strategy.jobs(round_num, client, tuple(held))
+            assert jobs[0] == strategy.job(round_num, client, tuple(held)) or strategy.job is ExpertStrategy.job
+            for job in jobs:
+                assert (job.client_id, job.round_num, job.experts) == (client, round_num, tuple(held))
+                assert job.weighting in ("uniform", "examples")
+                assert job.gate == strategy.has_gate
+                assert job_from_json(json.loads(json.dumps(job_to_json(job)))) == job
+                assert callable(load_objective(job.objective))
 
 
 @pytest.mark.parametrize("gate", ["mlp", "uniform", "random", "oracle", "frozen"])

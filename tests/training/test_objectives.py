@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedmoe.federation.job import Term
+from fedmoe.federation.job import PARTS, ClientJob, Term
+from fedmoe.federation.state import ServerState
 from fedmoe.moe.construction import build_expert, build_gate
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.gate import Gate, GateSpec
+from fedmoe.moe.vectors import parts_of, to_vector
 from fedmoe.references import known_names
+from fedmoe.settings import TrainSettings
+from fedmoe.training.keeping import is_trained, kept_after, reach, start_of
 from fedmoe.training.objective import Batch, LocalModel, load_objective
+from fedmoe.training.objectives.control import Control
+from fedmoe.training.optimiser import make_optimiser
 
 CLASSES, BATCH, POOL, WIDTH = 5, 12, 4, 3
 
@@ -30,6 +36,7 @@ class Row:
 
 OBJECTIVES: dict[str, list[Row]] = {
     "anchor": [Row()],
+    "control": [Row()],
     "dense": [Row(gate=False)],
     "mixture": [Row({"output": o, "renormalise": r}) for o in ("probability", "logit") for r in (True, False)],
     "prox": [Row({"mu": 0.3}, experts=False, gate=False)],  # at its start the penalty is at its least
@@ -51,6 +58,8 @@ def local_model(held: tuple[int, ...] = (2, 0), seed: int = 0, gate: bool = True
     module = build_gate("mlp", GateSpec(in_features=WIDTH, num_experts=POOL, hidden=5), seed) if gate else None
     trained = [p for part in [*experts, *([module] if module else [])] for p in part.parameters()]
     start = [p.detach().clone() for p in trained]
+    stream = torch.Generator().manual_seed(seed)
+    ours, own = ([torch.randn(p.shape, generator=stream) for p in trained] for _ in range(2))
     return Client(
         experts=lambda x_BCHW: torch.stack([expert(x_BCHW) for expert in experts]),
         gate=module,
@@ -59,6 +68,8 @@ def local_model(held: tuple[int, ...] = (2, 0), seed: int = 0, gate: bool = True
         trained=trained,
         start=lambda: start,
         log_prior_C=prior,
+        memory={"control": own},
+        shared={"control": ours},
         modules=experts,
         module=module,
     )
@@ -240,3 +251,64 @@ def test_a_uniform_prior_adjusts_nothing() -> None:
     adjusted = replace(plain, log_prior_C=torch.full((CLASSES,), 1 / CLASSES).log())
     for name in ("dense", "anchor", "mixture"):
         torch.testing.assert_close(loss_of(adjusted, data, Term(name)), loss_of(plain, data, Term(name)))
+
+
+# ---- what a client remembers ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_the_gradient_of_control_is_what_the_client_lacks_of_everybody(gate: bool) -> None:
+    model = local_model(gate=gate)
+    lacks = flat([ours - own for ours, own in zip(model.shared["control"], model.memory["control"], strict=True)])
+    torch.testing.assert_close(flat(gradients(model, loss_of(model, batch(), Term("control")))), lacks)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_reach_is_how_far_sgd_moves_under_a_gradient_of_one(steps: int, momentum: float, nesterov: bool) -> None:
+    settings = TrainSettings(learning_rate=0.3, momentum=momentum, nesterov=nesterov, gate_momentum=0.0)
+    value = torch.zeros(1, requires_grad=True)
+    sgd = make_optimiser(settings, [value], [])
+    for _ in range(steps):
+        value.grad = torch.ones(1)
+        sgd.step()
+    assert reach(settings, steps, gate=False) == pytest.approx(-float(value.detach()), rel=1e-5)
+    assert reach(settings, steps, gate=True) == pytest.approx(steps * settings.gate_learning_rate)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_clients_control_is_the_mean_of_its_own_gradients(seed: int) -> None:
+    """With `K eta` as in the paper: what SGD adds up is eta times the corrected gradients."""
+    rng = np.random.default_rng(seed)
+    own_gradients, eta = rng.standard_normal((5, 8)), 0.1
+    ours, own = rng.standard_normal((2, 8))
+    moved = eta * (own_gradients - own + ours).sum(axis=0)
+    new, change = Control().after(moved, {"control": ours}, {"control": own}, 5 * eta)
+    np.testing.assert_allclose(new["control"], own_gradients.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(change["control"], new["control"] - own)
+
+
+def test_what_is_not_trained_has_not_moved_whatever_its_statistics_did() -> None:
+    spec = ExpertSpec(in_shape=(1, 8, 8), num_classes=CLASSES, width=4, norm="batch")
+    expert = build_expert("resnet8", spec, 0)
+    vector = to_vector(expert)
+    state = ServerState(gate=None, experts=(vector,))
+    for trains in (PARTS, ("head",)):
+        job = ClientJob(
+            client_id=0,
+            round_num=1,
+            experts=(0,),
+            objective=(Term("control"),),
+            gate=False,
+            trains=trains,
+            memory=("control",),
+            shared=("control",),
+        )
+        start = start_of(job, state, {}, expert, None)
+        outcome = kept_after(job, [Control()], start, [vector - 1], expert, None, TrainSettings(), 3)
+        moved = outcome.kept["memory/control/expert/0"] != 0
+        wanted = {part.name for part in parts_of(expert) if is_trained(part, job, gate=False)}
+        assert 0 < len(wanted) < len(parts_of(expert))
+        for part in parts_of(expert):
+            assert (moved[part.offset : part.offset + part.size] == (part.name in wanted)).all(), part.name

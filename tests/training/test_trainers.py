@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Term
 from fedmoe.federation.state import ServerState
@@ -38,6 +39,7 @@ class Row:
     held: int = 2
     gate: bool = True
     settings: dict[str, Any] = attribute(default_factory=dict)
+    job: dict[str, Any] = attribute(default_factory=dict)  # what else the job says
 
 
 MIXTURE = Term("mixture")
@@ -59,6 +61,20 @@ ROWS: dict[str, Row] = {
     "random gate": Row((MIXTURE,), settings={"gate.name": "random"}),
     "oracle gate": Row((MIXTURE,), settings={"gate.name": "oracle"}),
     "frozen gate": Row((MIXTURE,), settings={"gate.name": "frozen"}),
+    "control": Row(
+        (Term("dense"), Term("control")), held=1, gate=False, job={"memory": ("control",), "shared": ("control",)}
+    ),
+    "control of gate and experts, Nesterov": Row(
+        (MIXTURE, Term("control")),
+        settings={"train.nesterov": True, "train.epochs": 2},
+        job={"memory": ("control",), "shared": ("control",)},
+    ),
+    "heads alone": Row((MIXTURE,), job={"trains": ("head",)}),
+    "bodies and gate, private heads": Row((MIXTURE,), job={"trains": ("body", "gate"), "private": ("head",)}),
+    "all private, and prox": Row(
+        (MIXTURE, Term("prox", {"mu": 0.5})), job={"private": ("body", "head", "gate"), "sends": False}
+    ),
+    "the client's own numbers": Row((Term("tests.training.test_trainers:Weighted"),), gate=False),
     "CNN": Row((MIXTURE,), settings={"experts.model": "cnn", "experts.width": 2}),
     "GroupNorm": Row((MIXTURE,), settings={"experts.model": "resnet8", "experts.width": 16, "clients.samples": 20}),
     "BatchNorm": Row(
@@ -91,15 +107,31 @@ class Field:
                 objective=row.terms,
                 gate=row.gate,
                 weighting=weighting,
+                given={"shares": (0.1 * client, 1.0)} if "Weighted" in row.terms[0].name else {},
+                **row.job,
             )
             for client in CLIENTS
         ]
+
+
+class Weighted:
+    """The held experts' losses, weighted by the client's own numbers."""
+
+    def __call__(self, model: LocalModel, batch: Batch) -> Tensor:
+        logits_KBC = model.logits_KBC(batch.x_BCHW)
+        losses_KB = torch.stack([cross_entropy(logits_BC, batch.y_B, reduction="none") for logits_BC in logits_KBC])
+        return batch.mean((losses_KB * model.given["shares"][:, None]).sum(dim=0))
 
 
 @pytest.fixture
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Field]]:
     monkeypatch.setenv("FEDMOE_HOME", str(tmp_path))
     torch.set_num_threads(1)
+
+    kept: dict[int, dict[str, np.ndarray]] = {}
+
+    def recall(job: ClientJob) -> dict[str, np.ndarray]:
+        return kept.get(job.client_id, {})
 
     def prepare(row: Row, seed: int = 0) -> Field:
         settings = small_settings(
@@ -119,8 +151,21 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             store=preparation.store,
             population=preparation.population,
             seed=settings.seed,
+            recall=recall,
         )
-        return Field(place, preparation.initial_state(settings.experts.num, True, "random"))
+        state = preparation.initial_state(settings.experts.num, True, "random")
+        rng = np.random.default_rng(seed)
+
+        def like(vector: np.ndarray) -> np.ndarray:
+            return 0.1 * rng.standard_normal(vector.size).astype(np.float32)
+
+        sent = state.to_arrays()
+        for client in range(1, 11):  # the others have kept nothing yet
+            kept[client] = {f"memory/control/{name}": like(vector) for name, vector in sent.items()}
+            if private := row.job.get("private"):
+                own = like if "body" in private else lambda vector: like(vector[-36:])  # the last layer's values
+                kept[client] |= {f"private/{name}": own(vector) for name, vector in sent.items()}
+        return Field(place, replace(state, extras={f"control/{name}": like(vector) for name, vector in sent.items()}))
 
     return prepare
 
@@ -137,16 +182,17 @@ def check_equal(one: dict[int, ClientUpdate], two: dict[int, ClientUpdate], tole
         other = two[client]
         assert (update.num_examples, update.weight) == (other.num_examples, other.weight)
         assert update.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-4, abs=1e-6)
-        assert update.vectors().keys() == other.vectors().keys()
-        for name, vector in update.vectors().items():
-            assert vector.dtype == other.vectors()[name].dtype == np.float32
-            np.testing.assert_allclose(
-                vector, other.vectors()[name], rtol=0, atol=tolerance, err_msg=f"{client} {name}"
-            )
+        for mine, theirs in ((update.vectors(), other.vectors()), (update.kept, other.kept)):
+            assert mine.keys() == theirs.keys()
+            for name, vector in mine.items():
+                assert vector.dtype == theirs[name].dtype == np.float32
+                # a control variate is a difference of weights over how far the steps reach: 0.05 a step and more
+                atol = tolerance * (20 if "control" in name else 1)
+                np.testing.assert_allclose(vector, theirs[name], rtol=0, atol=atol, err_msg=f"{client} {name}")
 
 
 def test_every_objective_is_tried() -> None:
-    tried = {term.name for row in ROWS.values() for term in row.terms}
+    tried = {term.name for row in ROWS.values() for term in row.terms if ":" not in term.name}
     assert sorted(tried) == known_names("fedmoe.training.objectives")
 
 
@@ -159,8 +205,13 @@ def test_stacked_clients_come_out_as_in_the_loop(prepared: Callable[..., Field],
     assert len(sizes) > 3 or "clients.samples" in ROWS[name].settings, "the clients must be ragged"
     loop = updates_of(LoopTrainer(field.place), jobs, field.state)
     check_equal(loop, updates_of(StackedTrainer(field.place), jobs, field.state))
+    ends = {client: {**update.vectors(), **update.kept} for client, update in loop.items()}
     moved = [
-        not np.array_equal(loop[j.client_id].experts[j.experts[0]], field.state.experts[j.experts[0]]) for j in jobs
+        not np.array_equal(
+            ends[j.client_id].get(name := f"expert/{j.experts[0]}", ends[j.client_id].get(f"private/{name}")),
+            field.state.experts[j.experts[0]],
+        )
+        for j in jobs
     ]
     assert sum(moved) > 6, "a client of one label may have nothing to learn, but not most of them"
 
@@ -182,11 +233,13 @@ def test_who_else_is_in_the_stack_changes_no_bit(prepared: Callable[..., Field],
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with the machine's C++ compiler")
 @pytest.mark.filterwarnings("default")  # torch's compiler warns of what it is going to change itself
-@pytest.mark.parametrize("name", ["mixture and prox", "anchor"])
+@pytest.mark.parametrize("name", ["mixture and prox", "anchor", "control of gate and experts, Nesterov"])
 def test_compiled_steps_come_out_as_in_the_loop(prepared: Callable[..., Field], name: str) -> None:
     field = prepared(ROWS[name])
     jobs = field.jobs(ROWS[name])
-    compiled = updates_of(StackedTrainer(field.place, compiled=True), jobs, field.state)
+    trainer = StackedTrainer(field.place, compiled=True)
+    compiled = updates_of(trainer, jobs, field.state)
+    assert trainer.compiled, "where torch cannot compile, steps are taken without, and the result is the same"
     check_equal(updates_of(LoopTrainer(field.place), jobs, field.state), compiled)
     apart = updates_of(StackedTrainer(field.place, width=3, compiled=True), jobs, field.state)
     check_equal(compiled, apart)  # not bit for bit: hence the rule that compiling needs deterministic=false
@@ -228,7 +281,7 @@ class OwnMean:
     """An objective that averages in its own way: rows that fill a batch up would count."""
 
     def __call__(self, model: LocalModel, batch: Batch) -> Tensor:
-        return torch.nn.functional.cross_entropy(model.logits_KBC(batch.x_BCHW)[0], batch.y_B)
+        return cross_entropy(model.logits_KBC(batch.x_BCHW)[0], batch.y_B)
 
 
 @pytest.mark.parametrize("term", [Term("tests.training.test_trainers:OwnMean")])
