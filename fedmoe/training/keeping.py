@@ -194,7 +194,7 @@ def _private(job: ClientJob, module: nn.Module, is_gate: bool) -> list[slice]:
 
 def _mixed(job: ClientJob, name: str, module: nn.Module, received: Vector, kept: Mapping[str, Vector]) -> Vector:
     """Returns what was received, with the client's own values where it has any."""
-    own = kept.get(f"private/{name}")  # mostly nothing: then nothing is looked at, for every client of a round comes here
+    own = kept.get(f"private/{name}")  # mostly none: then nothing else is looked at, for every client comes by here
     where = [] if own is None else _private(job, module, name == "gate")
     if own is None or not where:
         return received
