@@ -88,7 +88,7 @@ W2 = Work(
     classes=100,
     network="cnn",
     learning_rate=0.05,
-    sides=(*OURS, "flower", "pfl", "loop", "centralised", "centralised-contiguous"),
+    sides=(*OURS, "fedmoe-usual", "flower", "pfl", "loop", "centralised", "centralised-contiguous"),
 )
 FJ_MLP = Work(
     name="fj-mlp",
@@ -123,7 +123,7 @@ W2_BF16 = replace(
     name="w2-bf16",
     title=W2.title.replace("fp32", "bf16 (ours, the floor and pfl-bf16; the others fp32)"),
     precision="bf16",
-    sides=(*OURS, "flower", "pfl", "pfl-bf16", "loop", "centralised", "centralised-contiguous"),
+    sides=(*OURS, "fedmoe-usual", "flower", "pfl", "pfl-bf16", "loop", "centralised", "centralised-contiguous"),
 )
 FJ_RESNET8_BF16 = replace(
     FJ_RESNET8,

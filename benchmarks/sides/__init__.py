@@ -69,6 +69,9 @@ SIDES: dict[str, Side] = {
     "fedmoe-process": Side(
         "fedmoe", "fedmoe_round", "fedmoe, one process", {"trainer": "auto", "in_processes": False}, mixture=True
     ),
+    "fedmoe-usual": Side(
+        "fedmoe", "fedmoe_round", "fedmoe, ReLU before pooling", {"trainer": "auto", "usual_order": True}
+    ),
     "fedmoe-loop": Side("fedmoe", "fedmoe_round", "fedmoe, client after client", {"trainer": "loop"}, mixture=True),
     "fedmoe-stacked": Side("fedmoe", "fedmoe_round", "fedmoe, clients stacked", {"trainer": "stacked"}, mixture=True),
     "flower": Side("flwr", "flower_ray", "Flower, a client a SuperNode, on Ray", mixture=True),

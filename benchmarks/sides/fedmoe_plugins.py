@@ -10,7 +10,7 @@ from benchmarks.workloads import Work, images_and_labels
 from fedmoe.data.contracts import Dataset, Deal, LoadRequest, Shares
 from fedmoe.moe.expert import Expert, ExpertSpec
 
-__all__ = ["PooledConvolutions", "equal_shares", "load_arrays", "write_arrays"]
+__all__ = ["PooledConvolutions", "UsualOrder", "equal_shares", "load_arrays", "write_arrays"]
 
 
 def write_arrays(work: Work, folder: Path) -> str:
@@ -56,3 +56,15 @@ class PooledConvolutions(Expert):
         """Returns the 512 activations."""
         embedding_BD: Tensor = self.body(x_BCHW)
         return embedding_BD
+
+
+class Layers(nn.Sequential):
+    """Layers that fedmoe leaves in their order: it rearranges plain `nn.Sequential` alone."""
+
+
+class UsualOrder(PooledConvolutions):
+    """The same network with ReLU before pooling, as the peers run it."""
+
+    def __init__(self, spec: ExpertSpec) -> None:
+        super().__init__(spec)
+        self.body = Layers(*convolutions(spec.in_shape))

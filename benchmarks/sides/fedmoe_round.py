@@ -52,7 +52,14 @@ class ChoiceRecorder:
 
 
 def run(
-    work: Work, threads: int, serve: Serve, *, trainer: str, compiling: str = "auto", in_processes: bool = True
+    work: Work,
+    threads: int,
+    serve: Serve,
+    *,
+    trainer: str,
+    compiling: str = "auto",
+    in_processes: bool = True,
+    usual_order: bool = False,
 ) -> None:
     """Serves fedmoe's rounds of the work.
 
@@ -63,12 +70,15 @@ def run(
         trainer: `auto`, `loop` or `stacked`.
         compiling: `auto`, `on` or `off`; `on` is what a run of many rounds comes to.
         in_processes: as many worker processes as `threads`, with one torch thread each; else one process with them all.
+        usual_order: whether the convolutional network keeps ReLU before pooling.
     """
     folder = home() / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     workers, threads = (threads, 1) if in_processes else (1, threads)
     config = flat_settings(work, threads, trainer) | {"train.workers": workers}
     config |= {"data.root": write_arrays(work, folder), "train.compile": compiling, "deterministic": compiling != "on"}
+    if usual_order and work.network == "cnn":
+        config["experts.model"] = f"{PLUGINS}:UsualOrder"
     settings = from_flat(config)
     set_up_torch(threads, settings.deterministic)
     preparation = prepare_run(settings, torch.device("cpu"), lambda text: None)

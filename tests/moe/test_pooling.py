@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fedmoe.moe.construction import build_expert
 from fedmoe.moe.expert import Expert, ExpertSpec
-from fedmoe.moe.pooling import pool_first
+from fedmoe.moe.pooling import pool_first, swappable
 
 SHAPE = (3, 12, 12)
 
@@ -76,26 +76,66 @@ def test_it_trains_to_the_same_bits(seed: int, padding: int, norm: bool, channel
     assert all(torch.equal(one, two) for one, two in pairs)
 
 
-def test_an_expert_that_takes_its_layers_apart_stays_as_it_is() -> None:
-    expert = TakenApart()
+class Collecting(Convolutions):
+    """An expert that keeps what comes after each ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4 * 12 * 12 + self.embedding_dim, 5)
+        self.embedding_dim = self.head.in_features
+
+    def embed(self, x_BCHW: Tensor) -> Tensor:
+        first = self.body[1](self.body[0](x_BCHW))
+        return torch.cat([first.flatten(1), self.body[2:](first)], dim=1)
+
+
+class Sure(Convolutions):
+    """An expert that looks at its layers."""
+
+    def embed(self, x_BCHW: Tensor) -> Tensor:
+        assert isinstance(self.body[1], nn.ReLU)
+        return super().embed(x_BCHW)
+
+
+class TakenApartInTraining(Convolutions):
+    """An expert whose forward pass is another one in training."""
+
+    def embed(self, x_BCHW: Tensor) -> Tensor:
+        return super().embed(x_BCHW) + (self.body[:2](x_BCHW).mean() if self.training else 0)
+
+
+@pytest.mark.parametrize("kind", [TakenApart, Collecting, Sure, TakenApartInTraining])
+@pytest.mark.parametrize("training", [True, False])
+def test_an_expert_that_takes_its_layers_apart_stays_as_it_is(kind: type[Convolutions], training: bool) -> None:
+    expert = kind().train(training)
     x_BCHW = torch.randn(4, *SHAPE)
-    before = expert(x_BCHW)
+    before, state = expert(x_BCHW), torch.random.get_rng_state()
     assert not pool_first(expert, SHAPE)
     assert torch.equal(expert(x_BCHW), before)
     assert isinstance(expert.body[1], nn.ReLU)
-    assert expert.training
+    assert expert.training == training
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_dropout_is_drawn_as_before_and_moves_nobodys_stream() -> None:
+    expert = Convolutions()
+    expert.body.insert(3, nn.Dropout(0.5))
+    state = torch.random.get_rng_state()
+    assert pool_first(expert, SHAPE)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_layers_that_somebody_watches_or_made_stay_where_they_are() -> None:
-    hooked, own, indices = Convolutions(), Convolutions(), Convolutions()
+    hooked, own = Convolutions(), Convolutions()
     for layer in hooked.modules():
         if isinstance(layer, nn.ReLU):
             layer.register_forward_hook(lambda module, inputs, output: None)
     own.body[1], own.body[3][1] = Watched(), Watched()
-    indices.body = nn.Sequential(nn.ReLU(), nn.AvgPool2d(2))
     assert not any(pool_first(expert, SHAPE) for expert in (hooked, own))
-    indices.embed = lambda x_BCHW: indices.body(x_BCHW).flatten(1)[:, : indices.embedding_dim]  # type: ignore[method-assign]
-    assert not pool_first(indices, SHAPE)
+    assert not swappable(nn.ReLU(), nn.MaxPool2d(2, return_indices=True))
+    assert not swappable(nn.ReLU(), nn.AvgPool2d(2))
+    assert not swappable(nn.GELU(), nn.MaxPool2d(2))
+    assert swappable(nn.ReLU(), nn.MaxPool2d(2))
 
 
 def test_every_expert_is_built_so() -> None:
