@@ -1,4 +1,4 @@
-"""The command line: `fedmoe run` in process, `fedmoe report`."""
+"""The command line: one simulation, many of them, and what came out."""
 
 import sys
 from pathlib import Path
@@ -35,6 +35,22 @@ def run(
 
 
 @cli.command()
+def sweep(
+    simulation: Annotated[Path, typer.Argument(help="folder of a Flower app, such as simulations/quickstart")],
+    over: Annotated[list[str], typer.Option(help='the grid: "gate.name=mlp,random seed=0..4"')],
+    output: Annotated[Path, typer.Option(help="folder for all runs; the same one again goes on where it was left")],
+    run_config: Annotated[
+        list[str] | None, typer.Option("--run-config", "-c", help='for all runs: "key=value ..." or a TOML file')
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="runs at a time; 0: one a core, one where there is a GPU")] = 0,
+) -> None:
+    """Run a simulation for every combination of some settings, and compare; what is done already is skipped."""
+    from fedmoe.sweep.command import run_sweep
+
+    run_sweep(simulation, over, output.absolute(), run_config or [], jobs)
+
+
+@cli.command()
 def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
     """Write a run's report.html again."""
     from fedmoe.recording.report import write_report
@@ -46,15 +62,26 @@ def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> 
 def compare(
     run_folders: Annotated[list[Path], typer.Argument(help="finished run folders, of one or several seeds")],
     markdown: Annotated[bool, typer.Option(help="print a Markdown table")] = False,
+    against: Annotated[
+        str, typer.Option(help="the row that differences are to, by how it begins: 'FedAvg, with'")
+    ] = "",
+    csv: Annotated[Path | None, typer.Option(help="file for a line a row and seed")] = None,
+    figure: Annotated[Path | None, typer.Option(help="file (.svg, .png, .pdf) for accuracy over bytes sent")] = None,
 ) -> None:
-    """Print the methods of several runs side by side: mean and standard deviation over seeds."""
-    from fedmoe.recording.comparison import compare_runs, comparison_table, to_markdown
+    """Print the methods of several runs side by side: mean and deviation over seeds, differences paired by seed."""
+    from fedmoe.recording.comparison import compare_runs, comparison_table, to_csv, to_markdown
+    from fedmoe.recording.comparison_figure import draw_comparison
 
-    rows = compare_runs([path.absolute() for path in run_folders])
+    paths = [path.absolute() for path in run_folders]
+    rows = compare_runs(paths)
+    if csv is not None:
+        csv.write_text(to_csv(rows))
+    if figure is not None:
+        draw_comparison(paths).savefig(figure)
     if markdown:
-        Console(soft_wrap=True).print(to_markdown(rows), highlight=False, markup=False)
+        Console(soft_wrap=True).print(to_markdown(rows, against), highlight=False, markup=False)
     else:
-        Console().print(comparison_table(rows))
+        Console().print(comparison_table(rows, against))
 
 
 def main() -> None:

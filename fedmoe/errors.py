@@ -21,6 +21,7 @@ __all__ = [
     "RoundError",
     "RunFolderError",
     "SettingsError",
+    "SweepError",
     "WorkerError",
     "nearest_hint",
 ]
@@ -52,6 +53,10 @@ class RoundError(FedmoeError):
 
 class WorkerError(FedmoeError):
     """A worker process of a node died, or cannot do what was asked of it."""
+
+
+class SweepError(FedmoeError):
+    """Some runs of a sweep failed."""
 
 
 def nearest_hint(name: str, known: Iterable[str]) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, RecordDict
-from flwr.common.config import flatten_dict, fuse_dicts, get_project_config, parse_config_args
+from flwr.common.config import flatten_dict, get_project_config, parse_config_args
 
 from fedmoe.errors import SettingsError, nearest_hint
 from fedmoe.flower.devices import visible_gpus
 from fedmoe.flower.local_grid import LocalGrid
 from fedmoe.recording.run_folder import open_run_folder
+from fedmoe.references import known_names
 from fedmoe.settings import from_flat, to_flat
 
 __all__ = ["read_config", "run_locally"]
@@ -70,6 +71,8 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
         raise SettingsError(f"--run-config cannot be read: {error}") from error
     flat = flatten_dict(given)
     for key in flat:
+        if any(key.startswith(f"strategy.{name}.") for name in known_names("strategies")):
+            continue  # the strategy itself says what arguments it takes
         if key not in base and key.startswith("strategy.") and key.count(".") == 2:
             table, near = key.rpartition(".")[0], nearest_hint(key, base).split(" known:")[0]
             raise SettingsError(
@@ -78,7 +81,7 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
             )
         if key not in base:
             raise SettingsError(f"unknown setting '{key}'; {nearest_hint(key, base).split(' known:')[0]}")
-    return project, dict(fuse_dicts(base, flat))
+    return project, dict(base) | flat
 
 
 def given_keys(overrides: Sequence[str]) -> set[str]:

@@ -1,5 +1,7 @@
 """Several runs side by side: each method's accuracy on unseen clients, mean and standard deviation over seeds."""
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,15 +10,29 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 from rich.text import Text
+from scipy import stats
 
 from fedmoe.errors import RunFolderError
 from fedmoe.recording.run_folder import RunFolder, open_run_folder
 from fedmoe.recording.wording import bytes_text, method_title, variant_title
 from fedmoe.settings import to_flat
 
-__all__ = ["Row", "compare_runs", "comparison_table", "to_markdown"]
+__all__ = [
+    "Difference",
+    "Row",
+    "compare_runs",
+    "comparison_table",
+    "difference",
+    "groups_of",
+    "reference_of",
+    "to_csv",
+    "to_markdown",
+]
 
-NOT_COMPARED = {"seed", "output-dir", "resume", "simulation", "evaluate.baselines", "data.root"}
+NOT_COMPARED = {"seed", "output-dir", "resume", "simulation", "evaluate.baselines", "data.root", "train.workers"}
+DEALT_BY = ("data.", "clients.", "experts.num")  # what settings decide who holds what
+CONFIDENCE = 0.95
+COLUMNS = ("method", "prediction", "accuracy", "worst decile", "difference", "seeds", "traffic", "seconds")
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,9 @@ class Row:
         prediction: how samples are predicted.
         seeds: the seeds, ascending.
         accuracies: mean accuracy over unseen clients, a seed each, in [0, 1].
+        worst: mean accuracy of the worst tenth of the unseen clients, likewise.
         traffic: bytes of a whole run (once, down and up), mean over seeds; 0 for what sends nothing.
+        seconds: of a round (median), mean over seeds; 0 where nothing is trained or it was not told.
         is_main: whether it is what the runs are about, rather than a baseline.
     """
 
@@ -36,28 +54,40 @@ class Row:
     prediction: str
     seeds: tuple[int, ...]
     accuracies: tuple[float, ...]
+    worst: tuple[float, ...]
     traffic: float
+    seconds: float
     is_main: bool
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row's accuracy minus the reference's, seed by seed.
+
+    Attributes:
+        mean: over the seeds that both have, in [-1, 1].
+        low: lower end of the 95 % confidence interval of the mean (Student's t over seeds); `None` for a single seed.
+        high: its upper end.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
 
 
 def compare_runs(paths: Sequence[Path]) -> list[Row]:
     """Returns the rows of all runs; runs of equal settings but other seeds are put together.
 
+    Runs that deal data out in different ways may stand side by side, each with its settings in its title.
+
     What is the same in two groups of runs (the common expert, an equal baseline) stands there once.
 
     Raises:
-        RunFolderError: a folder is no finished run, a run is there twice, or runs of one seed differ in partition.
+        RunFolderError: a folder is no finished run, a run is there twice, or runs of one seed and of equal settings for
+            data and clients differ in partition.
     """
-    runs = [_read(open_run_folder(path)) for path in paths]
-    _check_partitions(runs)
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for run in runs:
-        groups.setdefault(tuple(sorted(run["settings"].items())), []).append(run)
-    differing = _differing_keys([dict(key) for key in groups])
     rows: dict[tuple[str, str], Row] = {}
-    for key, members in groups.items():
-        members.sort(key=lambda run: run["summary"]["seed"])
-        tag = ", ".join(f"{name}={dict(key).get(name)}" for name in differing)
+    for tag, members in _groups(paths):
         for row in _rows_of(members):
             same = rows.get((row.method, row.prediction))
             if tag and (row.is_main or (same is not None and same != row)):
@@ -66,27 +96,112 @@ def compare_runs(paths: Sequence[Path]) -> list[Row]:
     return list(rows.values())
 
 
-def comparison_table(rows: Sequence[Row]) -> Table:
-    """Returns the rows as a table for the terminal."""
-    table = Table(title="accuracy on unseen clients, mean ± std over seeds", title_style="bold")
-    for column in ("method", "prediction", "accuracy", "seeds", "traffic"):
+def groups_of(paths: Sequence[Path]) -> list[tuple[str, list[Path]]]:
+    """Returns runs of equal settings but other seeds together, with the settings in which they differ from the others.
+
+    Raises:
+        RunFolderError: as `compare_runs` does.
+    """
+    return [(tag, [run["path"] for run in members]) for tag, members in _groups(paths)]
+
+
+def reference_of(rows: Sequence[Row], against: str) -> Row:
+    """Returns the row that the others are held against: the first one whose title begins so, or the first of all.
+
+    Args:
+        rows: at least one.
+        against: the beginning of `method, prediction`, capital letters or not; empty: the first row.
+
+    Raises:
+        RunFolderError: no row's title begins so.
+    """
+    for row in rows:
+        if f"{row.method}, {row.prediction}".lower().startswith(against.lower()):
+            return row
+    known = ", ".join(dict.fromkeys(row.method for row in rows))
+    raise RunFolderError(f"--against must be the beginning of a row's title, got '{against}'; hint: one of {known}")
+
+
+def difference(row: Row, reference: Row) -> Difference | None:
+    """Returns how far the row stands above the reference, paired by seed; `None` where they share no seed."""
+    pairs = dict(zip(reference.seeds, reference.accuracies, strict=True))
+    gaps = np.array([own - pairs[seed] for seed, own in zip(row.seeds, row.accuracies, strict=True) if seed in pairs])
+    if not len(gaps):
+        return None
+    if len(gaps) == 1:
+        return Difference(float(gaps[0]), None, None)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
+    return Difference(float(gaps.mean()), float(gaps.mean() - half), float(gaps.mean() + half))
+
+
+def comparison_table(rows: Sequence[Row], against: str = "") -> Table:
+    """Returns the rows as a table for the terminal; differences are to the row that `reference_of` finds."""
+    reference = reference_of(rows, against)
+    caption = (
+        f"%, mean ± std over seeds; worst decile: of the unseen clients; difference: to {reference.method}, "
+        f"{reference.prediction}, paired by seed, with its 95 % interval; seconds: of a round"
+    )
+    table = Table(title="accuracy on unseen clients", title_style="bold", caption=caption, caption_justify="left")
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("method", "prediction") else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in _cells(row)))  # Text: a tag in [brackets] is no markup
+        table.add_row(*(Text(cell) for cell in _cells(row, reference)))  # Text: a tag in [brackets] is no markup
     return table
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
+def to_markdown(rows: Sequence[Row], against: str = "") -> str:
     """Returns the rows as a Markdown table."""
-    lines = ["| method | prediction | accuracy, % | seeds | traffic |", "|---|---|--:|--:|--:|"]
-    return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in rows)])
+    reference = reference_of(rows, against)
+    titles = {"accuracy": "accuracy, %", "difference": f"to {reference.method}, {reference.prediction}"}
+    head = "| " + " | ".join(titles.get(column, column) for column in COLUMNS) + " |"
+    lines = [head, "|---|---|" + "--:|" * (len(COLUMNS) - 2)]
+    return "\n".join([*lines, *("| " + " | ".join(_cells(row, reference)) + " |" for row in rows)])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def to_csv(rows: Sequence[Row]) -> str:
+    """Returns a line for each row and seed; accuracies in [0, 1]."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("method", "prediction", "seed", "accuracy", "worst_decile", "traffic_bytes", "round_seconds"))
+    for row in rows:
+        for seed, accuracy, worst in zip(row.seeds, row.accuracies, row.worst, strict=True):
+            writer.writerow((row.method, row.prediction, seed, accuracy, worst, round(row.traffic), row.seconds))
+    return out.getvalue()
+
+
+def _groups(paths: Sequence[Path]) -> list[tuple[str, list[dict[str, Any]]]]:
+    runs = [_read(open_run_folder(path)) for path in paths]
+    _check_partitions(runs)
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault(tuple(sorted(run["settings"].items())), []).append(run)
+    differing = _differing_keys([dict(key) for key in groups])
+    return [
+        (
+            ", ".join(f"{name}={dict(key).get(name)}" for name in differing),
+            sorted(members, key=lambda run: int(run["summary"]["seed"])),
+        )
+        for key, members in groups.items()
+    ]
+
+
+def _cells(row: Row, reference: Row) -> tuple[str, ...]:
     values = 100 * np.asarray(row.accuracies)
     spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    traffic = bytes_text(row.traffic) if row.traffic else "-"
-    return row.method, row.prediction, f"{values.mean():.1f}{spread}", str(len(values)), traffic
+    told = None if row == reference else difference(row, reference)
+    gap = "-" if told is None else f"{100 * told.mean:+.1f}"
+    if told is not None and told.low is not None and told.high is not None:
+        gap += f" [{100 * told.low:+.1f}, {100 * told.high:+.1f}]"
+    return (
+        row.method,
+        row.prediction,
+        f"{values.mean():.1f}{spread}",
+        f"{100 * np.mean(row.worst):.1f}",
+        gap,
+        str(len(values)),
+        bytes_text(row.traffic) if row.traffic else "-",
+        f"{row.seconds:.3g}" if row.seconds else "-",
+    )
 
 
 def _read(folder: RunFolder) -> dict[str, Any]:
@@ -99,10 +214,11 @@ def _read(folder: RunFolder) -> dict[str, Any]:
 
 
 def _check_partitions(runs: Sequence[dict[str, Any]]) -> None:
-    seen: dict[int, tuple[str, Path]] = {}
+    seen: dict[tuple[Any, ...], tuple[str, Path]] = {}
     for run in runs:
+        dealt = sorted((key, value) for key, value in run["settings"].items() if key.startswith(DEALT_BY))
         seed, digest = run["summary"]["seed"], run["summary"]["partition"]["hash"]
-        other = seen.setdefault(seed, (digest, run["path"]))
+        other = seen.setdefault((seed, *dealt), (digest, run["path"]))
         if other[0] != digest:
             raise RunFolderError(
                 f"runs of one seed must share a partition to be compared, got {other[0][:12]} in '{other[1]}' and "
@@ -127,8 +243,16 @@ def _rows_of(members: Sequence[dict[str, Any]]) -> list[Row]:
         dense = "mixture" not in variants
         for variant in variants:
             accuracies = tuple(summary["methods"][method][variant]["mean"] for summary in summaries)
-            traffic = float(np.mean([sum(s["bytes"]["by_method"].get(method, {}).values()) for s in summaries]))
             rows.append(
-                Row(method_title(method), variant_title(variant, dense), seeds, accuracies, traffic, method == main)
+                Row(
+                    method=method_title(method),
+                    prediction=variant_title(variant, dense),
+                    seeds=seeds,
+                    accuracies=accuracies,
+                    worst=tuple(summary["methods"][method][variant]["worst_decile"] for summary in summaries),
+                    traffic=float(np.mean([sum(s["bytes"]["by_method"].get(method, {}).values()) for s in summaries])),
+                    seconds=float(np.mean([s["seconds"].get("by_method", {}).get(method, 0.0) for s in summaries])),
+                    is_main=method == main,
+                )
             )
     return rows

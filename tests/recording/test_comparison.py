@@ -3,13 +3,26 @@
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from fedmoe.errors import RunFolderError
-from fedmoe.recording.comparison import compare_runs, comparison_table, to_markdown
+from fedmoe.recording.comparison import (
+    Difference,
+    Row,
+    compare_runs,
+    comparison_table,
+    difference,
+    reference_of,
+    to_csv,
+    to_markdown,
+)
+from fedmoe.recording.comparison_figure import draw_comparison
 from fedmoe.recording.run_folder import RunFolder
 from fedmoe.settings import from_flat
+from tests.small import rounds_of, run_small, small_config
 
 
 def finished(folder: Path, seed: int, accuracy: float, partition: str = "p", **flat: str) -> Path:
@@ -24,6 +37,7 @@ def finished(folder: Path, seed: int, accuracy: float, partition: str = "p", **f
             "partition": {"hash": f"{partition}{seed}"},
             "methods": {"fedjets": {"zero_shot": figures, "mixture": figures}, "common expert": {"plain": figures}},
             "bytes": {"by_method": {"fedjets": {"once": 1, "down": 2, "up": 3}}},
+            "seconds": {"total": 9.0, "round_median": 0.25, "by_method": {"fedjets": 0.25}},
         }
     )
     return folder
@@ -55,7 +69,7 @@ def test_the_terminal_shows_the_tags(tmp_path: Path) -> None:
 
 def test_markdown_holds_mean_and_sample_standard_deviation(tmp_path: Path) -> None:
     runs = [finished(tmp_path / f"{seed}", seed, accuracy) for seed, accuracy in enumerate((0.7, 0.8, 0.9))]
-    assert "| FedJETs | zero-shot | 80.0 ± 10.0 | 3 | 6 B |" in to_markdown(compare_runs(runs))
+    assert "| FedJETs | zero-shot | 80.0 ± 10.0 | 80.0 | - | 3 | 6 B | 0.25 |" in to_markdown(compare_runs(runs))
 
 
 def test_the_same_run_twice_other_partitions_and_unfinished_runs_are_refused(tmp_path: Path) -> None:
@@ -67,3 +81,64 @@ def test_the_same_run_twice_other_partitions_and_unfinished_runs_are_refused(tmp
     (run / "summary.json").unlink()
     with pytest.raises(RunFolderError, match=r"has no summary\.json"):
         compare_runs([run])
+
+
+def row(name: str, accuracies: dict[int, float]) -> Row:
+    values = tuple(accuracies.values())
+    return Row(name, "the model", tuple(accuracies), values, values, 1.0, 0.0, True)
+
+
+def test_differences_are_paired_by_seed_with_students_interval() -> None:
+    one, two = row("a", {0: 0.50, 1: 0.60, 2: 0.70}), row("b", {0: 0.52, 1: 0.64, 2: 0.70, 3: 0.1})
+    told = difference(two, one)
+    assert told is not None
+    expected = stats.ttest_rel(two.accuracies[:3], one.accuracies).confidence_interval(0.95)
+    assert told.mean == pytest.approx(0.02)
+    assert (told.low, told.high) == pytest.approx((expected.low, expected.high))
+    assert difference(row("c", {0: 0.4}), one) == Difference(pytest.approx(-0.1), None, None)
+    assert difference(row("c", {9: 0.4}), one) is None
+
+
+def test_the_reference_is_found_by_how_its_title_begins() -> None:
+    rows = [row("FedJETs", {0: 0.5}), row("FedAvg", {0: 0.4})]
+    assert reference_of(rows, "") is rows[0]
+    assert reference_of(rows, "fedavg, the") is rows[1]
+    with pytest.raises(RunFolderError, match=r"--against.*FedJETs, FedAvg"):
+        reference_of(rows, "fedprox")
+    assert "| FedAvg | the model | 40.0 | 40.0 | -10.0 | 1 |" in to_markdown(rows)
+    assert "| FedJETs | the model | 50.0 | 50.0 | +10.0 | 1 |" in to_markdown(rows, "FedAvg")
+
+
+def test_csv_has_a_line_a_row_and_seed() -> None:
+    lines = to_csv([row("a, b", {0: 0.5, 3: 0.25})]).splitlines()
+    assert lines[0].split(",")[:4] == ["method", "prediction", "seed", "accuracy"]
+    assert lines[1:] == ['"a, b",the model,0,0.5,0.5,1,0.0', '"a, b",the model,3,0.25,0.25,1,0.0']
+
+
+def test_runs_that_deal_data_in_other_ways_stand_side_by_side_under_their_settings(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path / "a", 0, 0.5, partition="p", clients__partition="iid"),
+        finished(tmp_path / "b", 0, 0.4, partition="q", clients__partition="shards"),
+    ]
+    titles = [row.method for row in compare_runs(runs)]
+    assert "FedJETs [clients.partition=iid]" in titles
+    assert "FedJETs [clients.partition=shards]" in titles
+
+
+def test_the_figure_has_a_line_for_each_method_over_the_bytes_that_it_has_sent(tmp_path: Path) -> None:
+    runs = [
+        run_small(tmp_path / f"{name}{seed}", settings=small_config(seed=seed, strategy__name=name))
+        for name in ("fedavg", "scaffold")
+        for seed in (0, 1)
+    ]
+    left, right = draw_comparison(runs).axes
+    for axes, variant in ((left, "zero_shot"), (right, "zero_shot_em")):
+        assert len(axes.lines) == 2
+        for line, pair in zip(axes.lines, (runs[:2], runs[2:]), strict=True):
+            x, y = line.get_data()
+            evaluated = [[one for one in rounds_of(run) if one["evaluate"]] for run in pair]
+            means = [[one["evaluate"]["methods"][variant]["mean"] for one in lines] for lines in evaluated]
+            np.testing.assert_allclose(y, 100 * np.mean(means, axis=0))
+            total = np.mean([sum(r["bytes"]["down"] + r["bytes"]["up"] for r in rounds_of(run)) for run in pair])
+            assert x[-1] == pytest.approx(total / 1e9)
+    assert left.lines[1].get_xdata()[-1] == pytest.approx(2 * left.lines[0].get_xdata()[-1]), "SCAFFOLD sends twice"

@@ -1,0 +1,98 @@
+"""`fedmoe sweep`: the runs of a grid, what became of each, and their comparison."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fedmoe.errors import SweepError
+from fedmoe.flower.devices import usable_cores, visible_gpus
+from fedmoe.flower.local_run import read_config
+from fedmoe.flower.methods import methods_of
+from fedmoe.flower.preparation import check_plugins
+from fedmoe.recording.comparison import compare_runs, comparison_table
+from fedmoe.recording.wording import method_title, percent
+from fedmoe.settings import from_flat
+from fedmoe.sweep.grid import points_of, to_toml
+from fedmoe.sweep.place import Place
+from fedmoe.sweep.running import Told, run_all
+
+__all__ = ["places_of", "run_sweep"]
+
+
+def run_sweep(simulation: Path, over: Sequence[str], output: Path, overrides: Sequence[str], jobs: int = 0) -> None:
+    """Does every run of the grid that is not done yet, tells what becomes of each, and prints the comparison.
+
+    Args:
+        simulation: folder of a Flower app.
+        over: the grid, as `points_of` reads it.
+        output: folder that gets a folder for each run; the same one again goes on where it was left.
+        overrides: settings of all runs, as `fedmoe run --run-config` takes them.
+        jobs: runs at a time; 0: one a core, or one where there is a GPU. Each gets its share of the cores.
+
+    Raises:
+        SettingsError: the grid or a setting is wrong; nothing has been run then.
+        RunFolderError: runs of other settings stand in `output`.
+        SweepError: some runs failed; the others are done.
+    """
+    _, base = read_config(simulation, overrides)
+    jobs = jobs or (1 if visible_gpus(from_flat(base).train.device) else usable_cores())
+    places = places_of(simulation, over, output, overrides, jobs)
+    console = Console()
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    ) as progress:
+        task = progress.add_task(f"{len(places)} runs, {min(jobs, len(places))} at a time", total=len(places))
+
+        def tell(told: Told) -> None:
+            if told.what in ("skipped", "done", "failed"):
+                progress.advance(task)
+            progress.console.print(sentence(told), soft_wrap=True, highlight=False, markup=False)
+
+        failed = run_all(simulation, places, jobs, tell)
+    finished = [folder for place in places if (folder := place.done()) is not None]
+    if finished:
+        console.print(comparison_table(compare_runs(finished)))
+        console.print("fedmoe compare " + " ".join(map(str, finished)), soft_wrap=True, highlight=False, markup=False)
+    if failed:
+        logs = ", ".join(str(place.log) for place in failed)
+        raise SweepError(f"{len(failed)} of {len(places)} runs failed; hint: their last words stand in {logs}")
+
+
+def places_of(simulation: Path, over: Sequence[str], output: Path, overrides: Sequence[str], jobs: int) -> list[Place]:
+    """Returns the place of each run; all settings are checked before anything runs.
+
+    Raises:
+        SettingsError: the grid or a setting is wrong.
+        RunFolderError: a run of other settings stands in one of the places.
+    """
+    _, base = read_config(simulation, overrides)
+    places = []
+    for point in points_of(over):
+        pairs = " ".join(line.strip() for line in to_toml(dict(point.settings)).replace(" = ", "=").splitlines())
+        _, own = read_config(simulation, [pairs]) if pairs else ({}, {})
+        config = {**base, **{key: own[key] for key, _ in point.settings}}
+        if jobs > 1 and not config.get("train.workers"):
+            config["train.workers"] = max(1, usable_cores() // jobs)
+        settings = from_flat(config)
+        check_plugins(settings)
+        methods_of(settings)
+        place = Place(point, config, output / point.name)
+        place.newest()
+        places.append(place)
+    return places
+
+
+def sentence(told: Told) -> str:
+    """Returns what is told of a run, in a line."""
+    name, folder = told.place.point.name, told.place.done() if told.what in ("done", "skipped") else None
+    if told.what == "failed":
+        return f"{name}: FAILED after {told.seconds:.0f} s, see {told.place.log}"
+    if folder is None:
+        return f"{name}: {told.what}"
+    summary = json.loads((folder / "summary.json").read_text())
+    accuracy = percent(summary["unseen"]["accuracy_mean"])
+    when = "done before" if told.what == "skipped" else f"done in {told.seconds:.0f} s"
+    return f"{name}: {when}, {method_title(summary['strategy'])} {accuracy} on unseen clients"

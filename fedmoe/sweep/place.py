@@ -1,0 +1,60 @@
+"""Where a sweep's runs stand: a folder each, in which a run is begun, gone on with, or found to be done."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmoe.errors import RunFolderError
+from fedmoe.recording.run_folder import open_run_folder
+from fedmoe.settings import from_flat, to_flat
+from fedmoe.sweep.grid import Point
+
+__all__ = ["Place"]
+
+FREE = {"output-dir", "resume", "train.workers"}  # what changes no figure
+
+
+@dataclass(frozen=True)
+class Place:
+    """One run's folder.
+
+    Attributes:
+        point: what the run sets.
+        config: all of its flat settings.
+        path: the folder; what the run writes stands in a folder of its own below.
+    """
+
+    point: Point
+    config: Mapping[str, Any]
+    path: Path
+
+    @property
+    def log(self) -> Path:
+        """The file with all that the run has said."""
+        return self.path / "log.txt"
+
+    def newest(self) -> Path | None:
+        """Returns the run folder that was begun last, if any.
+
+        Raises:
+            RunFolderError: a run of other settings stands there.
+        """
+        begun = sorted(file.parent for file in self.path.glob("*/settings.yaml"))
+        if not begun:
+            return None
+        found, wanted = (
+            {key: value for key, value in to_flat(settings).items() if key not in FREE}
+            for settings in (open_run_folder(begun[-1]).read_settings(), from_flat(dict(self.config)))
+        )
+        if other := next((key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)), None):
+            raise RunFolderError(
+                f"'{begun[-1]}' must be a run of this sweep, but its {other} is {found.get(other)!r}, here "
+                f"{wanted.get(other)!r}; hint: another --output"
+            )
+        return begun[-1]
+
+    def done(self) -> Path | None:
+        """Returns the run folder of a finished run, if there is one."""
+        newest = self.newest()
+        return newest if newest is not None and (newest / "summary.json").is_file() else None

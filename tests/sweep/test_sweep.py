@@ -1,0 +1,123 @@
+"""Whole sweeps of the quickstart: done runs are skipped, cut-off ones resumed, failures named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fedmoe.errors import FedmoeError, RunFolderError, SweepError
+from fedmoe.sweep.command import places_of, run_sweep
+from fedmoe.sweep.running import Told, run_all
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ROOT / "simulations" / "quickstart"
+SHORT = "num-server-rounds=3 evaluate.baselines='' evaluate.every=3 common-expert.epochs=1 train.trainer='loop'"
+GRID = "strategy.name=fedjets,fedavg seed=0..1"
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDMOE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(ROOT)
+
+
+def stamps(output: Path) -> dict[str, int]:
+    return {str(file): file.stat().st_mtime_ns for file in output.glob("*/*/summary.json")}
+
+
+def test_two_methods_and_two_seeds_of_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    run_sweep(QUICKSTART, [GRID], output, [SHORT], jobs=2)
+    said = capsys.readouterr().out
+    assert sorted(path.name for path in output.iterdir()) == [
+        f"strategy.name={name},seed={seed}" for name in ("fedavg", "fedjets") for seed in (0, 1)
+    ]
+    assert said.count(": done in ") == 4
+    assert "FedAvg" in said
+    assert "fedmoe compare " in said
+    before = stamps(output)
+    assert len(before) == 4
+    for file in before:
+        summary = json.loads(Path(file).read_text())
+        assert f"strategy.name={summary['strategy']},seed={summary['seed']}" in file
+    run_sweep(QUICKSTART, [GRID], output, [SHORT], jobs=1)
+    assert capsys.readouterr().out.count(": done before, ") == 4
+    assert stamps(output) == before
+    with pytest.raises(RunFolderError, match=r"num-server-rounds is 3, here 4.*--output"):
+        run_sweep(QUICKSTART, [GRID], output, [SHORT.replace("rounds=3", "rounds=4")])
+
+
+def test_what_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
+    output, told = tmp_path / "out", list[Told]()
+    long = SHORT.replace("rounds=3", "rounds=400")
+    places = places_of(QUICKSTART, ["seed=5"], output, [long], jobs=1)
+    command = [sys.executable, "-m", "fedmoe", "sweep", str(QUICKSTART), "--over", "seed=5", "--output", str(output)]
+    sweep = subprocess.Popen([*command, "-c", long], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and sweep.poll() is None:
+        if any(len(file.read_text().splitlines()) > 3 for file in output.glob("*/*/rounds.jsonl")):
+            break
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGINT)
+    assert sweep.wait(60) != 0
+    begun = places[0].newest()
+    assert begun is not None
+    assert places[0].done() is None
+    done = len((begun / "rounds.jsonl").read_text().splitlines())
+    assert 3 < done < 400
+    assert not run_all(QUICKSTART, places, 1, told.append)
+    assert [one.what for one in told] == ["resumed", "done"]
+    assert places[0].done() == begun
+    assert len((begun / "rounds.jsonl").read_text().splitlines()) == 400
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = tmp_path / "stubborn.py"
+    plugin.write_text(
+        "from fedmoe.flower.strategy import ExpertStrategy\n"
+        "class Stubborn(ExpertStrategy):\n"
+        "    def sample(self, round_num, clients, rng):\n"
+        "        raise ArithmeticError('not today')\n"
+    )
+    grid = f"strategy.name='{plugin}:Stubborn',fedavg"
+    with pytest.raises(SweepError, match=r"1 of 2 runs failed.*log\.txt"):
+        run_sweep(QUICKSTART, [grid], tmp_path / "out", [SHORT], jobs=2)
+    said = capsys.readouterr().out
+    assert ": FAILED after" in said
+    assert said.count(": done in") == 1
+    (log,) = (tmp_path / "out").glob("*Stubborn*/log.txt")
+    assert "not today" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("strategy.name=fedjest", "fedjets"),
+        ("seed=-1", "seed"),
+        ("gate.nmae=mlp", "gate.name"),
+        ("gate.name=mlpp", "mlp"),
+        ("strategy.name=ditto strategy.ditto.strenth=1", "strength"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_runs(tmp_path: Path, grid: str, message: str) -> None:
+    with pytest.raises(FedmoeError, match=message):
+        run_sweep(QUICKSTART, [grid], tmp_path / "out", [SHORT])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_argument_of_a_built_in_strategy_need_not_stand_in_the_app(tmp_path: Path) -> None:
+    grid = "strategy.name=ditto strategy.ditto.strength=0.5,2"
+    places = places_of(QUICKSTART, [grid], tmp_path, [SHORT], jobs=1)
+    assert [place.config["strategy.ditto.strength"] for place in places] == [0.5, 2]
+
+
+def test_runs_at_a_time_share_the_cores(tmp_path: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    (alone,), (beside,) = (places_of(QUICKSTART, ["seed=0"], tmp_path, [SHORT], jobs=n) for n in (1, cores + 1))
+    assert alone.config["train.workers"] == 0
+    assert beside.config["train.workers"] == 1
