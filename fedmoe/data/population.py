@@ -85,9 +85,9 @@ class Population:
         """Returns the number of samples of each label (column) that each client (row, by id) holds."""
         return self.shards.label_counts(self.labels_N, self.num_classes)
 
-    def label_prior(self, client_id: int) -> NDArray[np.float64]:
-        """Returns the share of each label in the client's samples; sums to 1."""
-        counts = np.bincount(self.labels_N[self.shards[client_id]], minlength=self.num_classes).astype(np.float64)
+    def label_prior(self, ids: Ids) -> NDArray[np.float64]:
+        """Returns the share of each label in these samples; sums to 1."""
+        counts = np.bincount(self.labels_N[ids], minlength=self.num_classes).astype(np.float64)
         prior: NDArray[np.float64] = counts / counts.sum()
         return prior
 

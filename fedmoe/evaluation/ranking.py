@@ -13,7 +13,10 @@ from fedmoe.evaluation.outputs import expert_logits
 from fedmoe.moe.expert import Expert
 from fedmoe.training.samples import ClientSamples
 
-__all__ = ["AGGREGATIONS", "client_scores", "loss_scores"]
+__all__ = ["AGGREGATIONS", "client_scores", "loss_scores", "mixture_shares"]
+
+STILL = 1e-6  # of the largest change of a share: then EM stands still
+MOST_STEPS = 100
 
 AGGREGATIONS = ("mean-probability", "mean-logit", "vote")
 
@@ -60,3 +63,34 @@ def loss_scores(
         [-float(cross_entropy(own[i], samples.y.cpu())) for i in range(num_experts)]
         for own, samples in zip(outputs, clients, strict=True)
     ]
+
+
+def mixture_shares(
+    load_expert: Callable[[int], Expert], num_experts: int, clients: Sequence[ClientSamples]
+) -> list[list[float]]:
+    """Returns each client's shares pi of the experts, under which its labelled samples are likeliest; they sum to 1.
+
+    By expectation maximisation from equal shares with the experts held fixed: `q_bm ~ pi_m f(x_b; W_m)_y`, `pi_m =
+    mean_b q_bm` (Marfoq et al., arXiv 2108.10252, equations 8 and 9), until no share moves by more than 1e-6, or 100
+    times.
+
+    Args:
+        load_expert: gives the expert with this id; valid until the next call.
+        num_experts: M.
+        clients: their samples.
+    """
+    outputs = expert_logits(load_expert, [range(num_experts)] * len(clients), clients)
+    found = []
+    for own, samples in zip(outputs, clients, strict=True):
+        y_B = samples.y.cpu()
+        log_likelihood_BM = torch.stack(
+            [-cross_entropy(own[i].double(), y_B, reduction="none") for i in range(num_experts)], dim=1
+        )
+        shares_M = torch.full((num_experts,), 1 / num_experts, dtype=torch.float64)
+        for _ in range(MOST_STEPS):
+            before_M = shares_M
+            shares_M = torch.softmax(log_likelihood_BM + before_M.log(), dim=1).mean(dim=0)
+            if float((shares_M - before_M).abs().max()) <= STILL:
+                break
+        found.append(shares_M.tolist())
+    return found

@@ -31,6 +31,11 @@ class Serving:
         top_k: experts that the client gets.
         aggregation: how the gate's scores are aggregated over its samples.
         output: how the K outputs are mixed for the `mixture` figure.
+        by: what the experts are ranked by for the client and, where it has several, chosen by for each sample: the
+            `"gate"`, or, for a pool without one, the experts' own `"confidence"`: minus the entropy of what each
+            predicts.
+        answer: what `zero_shot` tells, the method's own way to predict: each sample by its `"best"` held expert, or by
+            the `"mixture"` of the held ones (which has no figure of its own then).
         hindsight: also measure every expert on every client (costs M/K times the work): `best_expert` and the expert x
             class accuracies.
     """
@@ -38,6 +43,8 @@ class Serving:
     top_k: int
     aggregation: str = "mean-probability"
     output: str = "probability"
+    by: str = "gate"
+    answer: str = "best"
     hindsight: bool = False
 
 
@@ -112,27 +119,39 @@ def serve_clients(
         train_prior_C: label prior of the training population, for the correction.
         ties: what breaks ties in each client's ranking.
     """
-    if gate is None:
+    everything = [range(num_experts)] * len(clients)
+    outputs = expert_logits(load_expert, everything, clients) if serving.by == "confidence" else []
+    if serving.by == "confidence":
+        logits = [confidence(own) for own in outputs]
+        scores = [client_scores(own, serving.aggregation) for own in logits]
+    elif gate is None:
         logits = [torch.zeros(len(own), num_experts) for own in clients]
         scores = [[0.0] * num_experts for _ in clients]
     else:
         logits = gate_logits(gate, [own.gate_input for own in clients])
         scores = [client_scores(own, serving.aggregation) for own in logits]
     held = [top_k(own, serving.top_k, rng) for own, rng in zip(scores, ties, strict=True)]
-    wanted = [range(num_experts)] * len(clients) if serving.hindsight else held
-    outputs, labels = expert_logits(load_expert, wanted, clients), [own.y.cpu() for own in clients]
+    outputs = outputs or expert_logits(load_expert, everything if serving.hindsight else held, clients)
+    labels = [own.y.cpu() for own in clients]
     answers = [Answers(*own) for own in zip(held, scores, logits, outputs, labels, strict=True)]
-    accuracies = accuracies_of([predictions_of(own, serving.output) for own in answers], labels, train_prior_C)
+    accuracies = accuracies_of([predictions_of(own, serving) for own in answers], labels, train_prior_C)
     return [result_of(*own, hindsight=serving.hindsight) for own in zip(answers, accuracies, strict=True)]
 
 
-def predictions_of(own: Answers, output: str) -> dict[str, Tensor]:
-    """Returns the log_probs_BC of each sample's best held expert, and of the mixture (`output`: as `mix` says)."""
+def confidence(outputs: Mapping[int, Tensor]) -> Tensor:
+    """Returns minus the entropy (nats) of what each expert predicts of each sample, logits_BM."""
+    log_probs_MBC = torch.log_softmax(torch.stack([outputs[i] for i in range(len(outputs))]), dim=2)
+    return (log_probs_MBC.exp() * log_probs_MBC).sum(dim=2).T
+
+
+def predictions_of(own: Answers, serving: Serving) -> dict[str, Tensor]:
+    """Returns the log_probs_BC of each way to predict: by each sample's best held expert, by the mixture."""
     held_BK, logits_KBC = own.logits_BM[:, list(own.held)], torch.stack([own.outputs[i] for i in own.held])
     chosen_BC = logits_KBC[held_BK.argmax(dim=1), torch.arange(len(held_BK))]
     predictions = {"zero_shot": torch.log_softmax(chosen_BC, dim=1)}
     if len(own.held) > 1:
-        predictions["mixture"] = mix(logits_KBC, torch.softmax(held_BK, dim=1), output)
+        mixture = mix(logits_KBC, torch.softmax(held_BK, dim=1), serving.output)
+        predictions["zero_shot" if serving.answer == "mixture" else "mixture"] = mixture
     return predictions
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,14 @@ __all__ = ["PARTS", "ClientFailure", "ClientJob", "ClientUpdate", "Term"]
 
 PARTS = ("body", "head", "gate")
 """What a client's copies consist of: each expert but for its last layer, its last layer, the gate."""
+
+
+class Shards(Protocol):
+    """Client id -> ids of its samples."""
+
+    def __getitem__(self, client_id: int, /) -> NDArray[np.int64]:
+        """Returns the client's."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,8 @@ class Term:
 class ClientJob:
     """One client's work in a round, or a part of it: a strategy may give a client several jobs, done one after another.
 
+    All of a client's jobs of a round receive the same; what one of them keeps, the next one finds.
+
     Attributes:
         client_id: who.
         round_num: 1-based.
@@ -33,14 +43,16 @@ class ClientJob:
         gate: whether it gets the gate, and sends it back.
         weighting: its weight in the merged averages: `"uniform"` (1) or `"examples"` (its number of samples).
         epochs: passes over its samples; 0: as the settings say.
-        trains: which of `PARTS` it trains; the others stay as they are.
+        trains: which of `PARTS` it trains; the others stay as they are, but for BatchNorm's statistics, which any pass
+            moves.
         private: which of `PARTS` are the client's own: the work starts from what the client has kept of them (the first
             time from what it received), and it keeps what comes out.
-        sends: whether what comes out goes to the server.
+        sends: whether what comes out goes to the server, and what its objective has to send.
         memory: names of the vectors that the client keeps for its objective, one for each expert and gate; at first 0.
         shared: names of the server's vectors (`control` for the extras `control/expert/0`, ...) that the objective
             sees, likewise.
         given: this client's own numbers for its objective.
+        pooled: clients whose samples are put together for this job; empty: the client's own alone.
     """
 
     client_id: int
@@ -56,23 +68,40 @@ class ClientJob:
     memory: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     given: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    pooled: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("trains", "private", "memory", "shared"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"a job's {name} must be a tuple of names, got '{getattr(self, name)}'; hint: a comma")
         for name in ("trains", "private"):
             if wrong := set(getattr(self, name)) - set(PARTS):
                 raise ValueError(f"a job's {name} must be of {', '.join(PARTS)}, got '{min(wrong)}'")
         if self.weighting not in ("uniform", "examples"):
             raise ValueError(f"a job's weighting must be 'uniform' or 'examples', got '{self.weighting}'")
 
+    def samples(self, shards: Shards) -> NDArray[np.int64]:
+        """Returns the ids of the samples that it trains on.
+
+        Args:
+            shards: each client's.
+        """
+        if not self.pooled:
+            return shards[self.client_id]
+        return np.concatenate([shards[client] for client in self.pooled])
+
+    def size(self, shards: Shards) -> int:
+        """Returns how much work it is: samples times experts."""
+        return sum(len(shards[client]) for client in self.pooled or (self.client_id,)) * len(self.experts)
+
     @property
     def remembers(self) -> bool:
         """Returns whether the client keeps anything from round to round."""
         return bool(self.private or self.memory)
 
-    @property
-    def receives(self) -> bool:
-        """Returns whether any of the experts' or the gate's values come from the server."""
-        return bool({"body", "head"} - set(self.private) or (self.gate and "gate" not in self.private))
+    def receives(self, *, gate: bool) -> bool:
+        """Returns whether any value of the experts, or of the gate, comes from the server."""
+        return bool(({"gate"} if gate else {"body", "head"}) - set(self.private))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +116,7 @@ class ClientUpdate:
         experts: expert id -> the trained expert.
         metrics: `loss` (mean over its steps) and the like.
         changes: what else it sends, by name (`extra/control/expert/0`): summed up with the same weight.
-        kept: what it keeps, by name (`private/expert/0`, `memory/control/gate`); does not leave the client.
+        kept: what it keeps, by name (`private/head/expert/0`, `memory/control/gate`); does not leave the client.
     """
 
     client_id: int

@@ -57,31 +57,34 @@ class Ledger:
         indices: int,
         ranks_by: str = "gate",
     ) -> RoundBytes:
-        """Returns the bytes of one round.
+        """Returns the bytes of one round; that private parts start from what the server gave once is left out.
 
         Args:
             jobs: the work handed out; a client whose update was lost still got and sent its share.
             asked: clients that got the ranking query; one that failed to answer has no job, but got the gate.
             ranked: clients that answered it.
             indices: expert indices in one answer to the ranking query.
-            ranks_by: `"gate"`: the gate sent for the ranking is the one that is trained, and counts once; `"loss"`: the
-                whole pool goes down for it.
+            ranks_by: `"gate"`: the gate sent for the ranking is the one that is trained, and counts once; `"loss"` or
+                `"likelihood"`: the whole pool goes down for it, and what the client trains of it need not come again.
         """
         gate = self.gate_size * FLOAT_BYTES
         expert = self.expert_size * FLOAT_BYTES
         down, up = 0, len(ranked) * indices * INDEX_BYTES
-        if ranks_by == "loss":
+        # client, expert (-1: the gate), name of what is shared ("": the weights): what two jobs need comes once
+        received: set[tuple[int, int, str]] = set()
+        by_expert = [0] * self.num_experts
+        if ranks_by in ("loss", "likelihood"):
             down += len(asked) * self.num_experts * expert
+            by_expert = [len(asked) * expert] * self.num_experts
+            received = {(client, expert_id, "") for client in asked for expert_id in range(self.num_experts)}
         elif ranks_by == "gate":
             down += len(set(asked) - {job.client_id for job in jobs}) * gate
-        by_expert = [0] * self.num_experts
-        received: set[tuple[int, int]] = set()  # client and expert, or -1 for the gate: what two jobs need comes once
         for job in jobs:
-            vectors = len(job.shared)
             for part, size in [*((i, expert) for i in job.experts), *([(-1, gate)] if job.gate else [])]:
-                once = size if job.receives and (job.client_id, part) not in received else 0
-                received |= {(job.client_id, part)} if job.receives else set()
-                out, back = once + vectors * size, (size + vectors * size) if job.sends else 0
+                needed = {(job.client_id, part, name) for name in job.shared}
+                needed |= {(job.client_id, part, "")} if job.receives(gate=part < 0) else set()
+                out, back = size * len(needed - received), size * (1 + len(job.shared)) if job.sends else 0
+                received |= needed
                 down, up = down + out, up + back
                 if part >= 0:
                     by_expert[part] += out + back

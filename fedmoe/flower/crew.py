@@ -91,9 +91,12 @@ class Crew:
         """Yields the part of the order for each worker that gets any: longest work first, as over nodes."""
         shards = self.node.population.shards
         jobs: dict[int, list[Any]] = {}
+        sizes: dict[int, int] = {}
         for job in order.get("jobs", ()):
-            jobs.setdefault(int(job["client_id"]), []).append(job)
-        sizes = {client: len(shards[client]) * sum(len(job["experts"]) for job in own) for client, own in jobs.items()}
+            client = int(job["client_id"])
+            samples = sum(len(shards[other]) for other in job["pooled"] or (client,))
+            jobs.setdefault(client, []).append(job)
+            sizes[client] = sizes.get(client, 0) + samples * len(job["experts"])
         sizes |= {client: len(shards[client]) for client in order.get("clients", ())}
         for cohort in place(sizes, self.count):
             if cohort:

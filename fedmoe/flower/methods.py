@@ -147,6 +147,9 @@ def build_strategy(reference: str, settings: Settings) -> Strategy:
             _check_type(f"strategy.{short_name(reference)}.{name}", type(known[name].default), value)
     try:
         strategy: Strategy = make(**arguments)
+    except SettingsError as error:  # a strategy that builds on another is refused in its own name
+        own = f"strategy.{short_name(reference)}"
+        raise error if own in str(error) else SettingsError(f"{own}: {error}") from error
     except TypeError as error:
         raise SettingsError(f"strategy '{reference}' does not take {arguments}: {error}") from error
     return strategy

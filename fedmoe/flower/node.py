@@ -16,7 +16,7 @@ from fedmoe.data.prepared import open_prepared
 from fedmoe.evaluation.attempts import attempt
 from fedmoe.evaluation.chunks import chunks
 from fedmoe.evaluation.outputs import gate_logits
-from fedmoe.evaluation.ranking import client_scores, loss_scores
+from fedmoe.evaluation.ranking import client_scores, loss_scores, mixture_shares
 from fedmoe.evaluation.served import served_ids
 from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_clients
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
@@ -27,7 +27,7 @@ from fedmoe.moe.construction import build_expert, build_gate, gate_class
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.vectors import load_vector
-from fedmoe.recording.client_states import ClientStates
+from fedmoe.recording.client_states import ClientStates, RoundStates
 from fedmoe.seeding import derive_seed, numpy_stream
 from fedmoe.settings import Settings
 from fedmoe.training.choice import choose_trainer, is_known
@@ -75,7 +75,7 @@ class Node:
             deterministic=settings.deterministic,
             recall=self._recall,
         )
-        self.states: ClientStates | None = None  # of the order at hand
+        self.states: RoundStates | None = None  # of the order at hand
         self.trainers: dict[tuple[str, int, str, bool], LocalTrainer] = {}
         self.scratch = self._build_expert()
 
@@ -90,9 +90,10 @@ class Node:
 
         def scores(clients: Sequence[int]) -> list[list[float]]:
             ids = [self.population.shards[client] for client in clients]
-            if order["by"] == "loss":
+            if order["by"] != "gate":
+                by = {"loss": loss_scores, "likelihood": mixture_shares}[order["by"]]
                 own = [self.store.load(some, reads=None) for some in ids]
-                return loss_scores(self._loaded(state.experts), len(state.experts), own)
+                return by(self._loaded(state.experts), len(state.experts), own)
             gate = self._received_gate(state.gate, len(state.experts))
             lots = [self._lots("rank", round_num, client, len(state.experts)) for client in clients]
             inputs = [self.store.gate_input(some, gate.reads, drawn) for some, drawn in zip(ids, lots, strict=True)]
@@ -127,9 +128,8 @@ class Node:
         sums, rows, failures = Sums(self.settings.deterministic), [], []
         kept: dict[str, NDArray[Any]] = {}
         trainer = self.trainer(TrainerChoice.from_json(order["trainer"]))
-        failed: set[int] = set()
+        failed, sent = set[int](), set[int]()
         for number, jobs in enumerate(in_turn(self._jobs(order))):
-            round_num = jobs[0].round_num
             for outcome in trainer.train([job for job in jobs if job.client_id not in failed], state):
                 if isinstance(outcome, ClientFailure):
                     failures.append(asdict(outcome))
@@ -137,11 +137,14 @@ class Node:
                     continue
                 if number == 0:
                     rows.append(row_of(outcome))
-                self._keep(outcome, round_num)
+                sent |= {outcome.client_id} if outcome.vectors() else set()
+                if outcome.kept:
+                    self._present_states(outcome.client_id).keep(outcome.client_id, outcome.kept)
                 if order["merges"] == "updates":
                     kept |= {f"{outcome.client_id}/{name}": vector for name, vector in outcome.vectors().items()}
                 else:
                     sums.add(outcome)  # one client at a time: memory does not grow with the cohort
+        rows = [row for row in rows if row["client_id"] not in failed - sent]
         report = {"rows": rows, "failures": failures}
         if order["merges"] == "updates":
             return report, kept
@@ -149,18 +152,15 @@ class Node:
 
     def _jobs(self, order: Mapping[str, Any]) -> list[ClientJob]:
         """Returns the order's jobs, and looks from now on where its clients keep what they keep."""
-        folder = order.get("states", "")
-        self.states = ClientStates(Path(folder), self.settings.checkpoint_every) if folder else None
-        return [job_from_json(job) for job in order["jobs"]]
+        jobs, folder = [job_from_json(job) for job in order["jobs"]], order.get("states", "")
+        states = ClientStates(Path(folder), self.settings.checkpoint_every)
+        self.states = RoundStates(states, jobs[0].round_num) if folder else None
+        return jobs
 
     def _recall(self, job: ClientJob) -> dict[str, NDArray[np.float32]]:
-        return self._present_states(job.client_id).load(job.client_id, job.round_num)
+        return self._present_states(job.client_id).load(job.client_id)
 
-    def _keep(self, update: ClientUpdate, round_num: int) -> None:
-        if update.kept:
-            self._present_states(update.client_id).save(update.client_id, round_num, update.kept)
-
-    def _present_states(self, client_id: int) -> ClientStates:
+    def _present_states(self, client_id: int) -> RoundStates:
         if self.states is None:
             raise ValueError(
                 f"client {client_id} shall keep something; hint: Federation(states=...) must name a folder"

@@ -63,7 +63,7 @@ def rank_orders(
     by: str,
     aggregation: str,
 ) -> Orders:
-    """Returns the ranking query for each node: the gate (or the pool, to rank by loss) and its clients."""
+    """Returns the ranking query for each node: the gate (or the pool, to rank by anything else) and its clients."""
     arrays = state.to_arrays()
     wanted = {n: a for n, a in arrays.items() if (n == "gate" if by == "gate" else n.startswith("expert/"))}
     sizes = {client: len(federation.population.shards[client]) for client in clients}
@@ -94,10 +94,8 @@ def train_orders(
     by_client: dict[int, list[ClientJob]] = {}
     for job in jobs:
         by_client.setdefault(job.client_id, []).append(job)
-    sizes = {
-        client: len(federation.population.shards[client]) * sum(len(job.experts) for job in own)
-        for client, own in by_client.items()
-    }
+    shards = federation.population.shards
+    sizes = {client: sum(job.size(shards) for job in own) for client, own in by_client.items()}
 
     def order(cohort: Sequence[int]) -> RecordDict:
         payload = {"merges": merges, "trainer": asdict(trainer)}

@@ -137,6 +137,7 @@ def summary_table(
     own = main.evaluation["methods"]
     methods = {name: outcome.evaluation["methods"] for name, outcome in outcomes.items()}
     methods["common expert"] = {k: spread([row[k] for row in common.values()]) for k in ("plain", "em")}
+    by_method = {name: round(float(np.median(outcome.seconds)), 4) for name, outcome in outcomes.items()}
     traffic = {name: {"down": o.down, "up": o.up, "once": once[name]} for name, o in outcomes.items()}
     return {
         **{key: header[key] for key in ("simulation", "strategy", "dataset", "partition", "seed")},
@@ -151,7 +152,7 @@ def summary_table(
         },
         "methods": methods,
         "bytes": {**traffic[header["strategy"]], "by_method": traffic},
-        "seconds": {"total": round(seconds, 3), "round_median": float(np.median(main.seconds))},
+        "seconds": {"total": round(seconds, 3), "round_median": float(np.median(main.seconds)), "by_method": by_method},
         "failures": sum(outcome.failures for outcome in outcomes.values()),
         "common_expert": header["common_expert"],
         "embeddings_computed": header["embeddings_computed"],

@@ -61,11 +61,13 @@ class ExpertStrategy(Strategy, ABC):
 
     Attributes:
         has_gate: whether it trains and serves with a gate.
-        ranks_by: what clients rank experts by: `"gate"`, `"loss"` (IFCA, FedEM) or `"none"`.
+        ranks_by: what clients rank experts by: `"gate"`, `"loss"` (IFCA), `"likelihood"` (their shares of the experts,
+            as FedEM's) or `"none"`.
         merges: what comes back: `"sums"` over a node's clients, or every client's `"updates"` (median, clustering).
         init: where the pool starts: `"random"`, `"common"`, or `""`: as the settings' `experts.init` says.
         federation: what it is bound to, from `bind` on.
         num_experts: M, from `bind` on.
+        rankings: of the round at hand: client -> its score of every expert.
     """
 
     has_gate: ClassVar[bool] = False
@@ -75,6 +77,7 @@ class ExpertStrategy(Strategy, ABC):
     federation: Federation
     num_experts: int
     num_rounds: int
+    rankings: Rankings
 
     # ---- what a strategy may override ---------------------------------------------------------------------------
 
@@ -127,6 +130,7 @@ class ExpertStrategy(Strategy, ABC):
         """Ties the strategy to a run."""
         self.federation = federation
         self.num_experts = self.pool_size(federation.settings)
+        self.rankings = {}
         self._average = federation.average
         self._roster: Roster | None = None
         self._trainer: TrainerChoice | None = federation.trainer
@@ -142,15 +146,15 @@ class ExpertStrategy(Strategy, ABC):
         rng = numpy_stream(self.federation.settings.seed, "round", server_round, "server")
         clients = tuple(self.sample(server_round, self.federation.population.training, rng))
         self._asked = tuple(self.ranked(clients))
-        rankings, self._failures = self._rank(server_round, self._asked, state, grid)
+        self.rankings, self._failures = self._rank(server_round, self._asked, state, grid)
         lost = {failure.client_id for failure in self._failures}
-        self._clients, self._rankings = clients, rankings
-        present = {client: rankings.get(client, ()) for client in clients if client not in lost}
+        self._clients = clients
+        present = {client: self.rankings.get(client, ()) for client in clients if client not in lost}
         self._assignment = self.assign(server_round, present, rng)
         self._jobs = [
             job
             for client, held in sorted(self._assignment.items())
-            for job in self.jobs(server_round, client, tuple(held))
+            for job in _several(self.jobs(server_round, client, tuple(held)))
         ]
         self._state, self._orders = state, {}
         if not self._jobs:
@@ -174,11 +178,14 @@ class ExpertStrategy(Strategy, ABC):
         gathered = gather_training(server_round, replies, cohorts, self.merges, exact)
         self._failures = [*self._failures, *gathered.failures]
         self._rows = gathered.rows
-        share = len(gathered.rows) / len(self._clients)
+        wanted = len(self._assignment) + len({f.client_id for f in self._failures if f.stage == "rank"})
+        failed = {failure.client_id for failure in gathered.failures}  # a later job of a client may, after its first
+        self._completed = sum(row["client_id"] not in failed for row in gathered.rows)
+        share = self._completed / wanted
         if share < self.federation.settings.clients.min_completed or not gathered.rows:
             raise RoundError(
                 f"round {server_round}: at least {self.federation.settings.clients.min_completed:.0%} of the clients "
-                f"must complete (clients.min-completed), got {len(gathered.rows)} of {len(self._clients)}; "
+                f"must complete (clients.min-completed), got {self._completed} of {wanted}; "
                 f"first failure: {_first(self._failures)}"
             )
         self._state = self.merge(server_round, self._state, gathered)
@@ -302,7 +309,7 @@ class ExpertStrategy(Strategy, ABC):
     def _line(self, round_num: int, loss: float, seconds: Mapping[str, float]) -> dict[str, Any]:
         """Returns the round's line in `rounds.jsonl`."""
         sent = self.federation.ledger.round(
-            self._jobs, self._asked, self._rankings, self.ranking_indices(), self.ranks_by
+            self._jobs, self._asked, self.rankings, self.ranking_indices(), self.ranks_by
         )
         load = [0] * self.num_experts
         for held in self._assignment.values():
@@ -312,15 +319,24 @@ class ExpertStrategy(Strategy, ABC):
             "round": round_num,
             "clients": list(self._clients),
             "assignment": {str(client): list(held) for client, held in sorted(self._assignment.items())},
-            "completed": len(self._rows),
+            "completed": self._completed,
             "failures": [_plain(failure) for failure in self._failures],
             "train": {"loss": loss, "examples": sum(row["num_examples"] for row in self._rows)},
-            "rankings": {str(c): [round(s, 6) for s in scores] for c, scores in sorted(self._rankings.items())},
+            "rankings": {str(c): [round(s, 6) for s in scores] for c, scores in sorted(self.rankings.items())},
             "load": load,
             "bytes": {"down": sent.down, "up": sent.up, "by_expert": list(sent.by_expert)},
             "evaluate": self._evaluation,
             "seconds": dict(seconds),
         }
+
+
+def _several(jobs: Sequence[ClientJob]) -> Sequence[ClientJob]:
+    if isinstance(jobs, ClientJob):
+        raise TypeError("jobs must return a sequence of jobs, got one job; hint: a comma behind it, or override job")
+    sent = [expert_id for job in jobs if job.sends for expert_id in job.experts]
+    if len(set(sent)) < len(sent):
+        raise ValueError(f"of a client's jobs one may send an expert, got experts {sent} of client {jobs[0].client_id}")
+    return jobs
 
 
 def _first(failures: Sequence[ClientFailure]) -> str:

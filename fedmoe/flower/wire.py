@@ -92,7 +92,7 @@ def job_from_json(table: Mapping[str, Any]) -> ClientJob:
     """Returns the job that `job_to_json` wrote."""
     terms: Sequence[Mapping[str, Any]] = table["objective"]
     objective = tuple(Term(term["name"], dict(term["arguments"])) for term in terms)
-    lists = {name: tuple(table[name]) for name in ("experts", "trains", "private", "memory", "shared")}
+    lists = {name: tuple(table[name]) for name in ("experts", "trains", "private", "memory", "shared", "pooled")}
     given = {name: tuple(values) for name, values in table["given"].items()}
     return ClientJob(**{**table, **lists, "objective": objective, "given": given})
 

@@ -15,7 +15,7 @@ from safetensors.numpy import save as serialise_arrays
 from fedmoe.errors import RunFolderError
 from fedmoe.recording.atomic import explain_disk
 
-__all__ = ["ClientStates"]
+__all__ = ["ClientStates", "RoundStates"]
 
 SUFFIX = ".safetensors"
 
@@ -23,8 +23,9 @@ SUFFIX = ".safetensors"
 class ClientStates:
     """One method's clients: `FOLDER/17/12.safetensors` is what client 17 kept in round 12.
 
-    A run may be resumed from either of its last two checkpoints, so a client's older files stay until both are newer.
-    A file is whole or not there after a kill; after a power cut it may be damaged, which is noticed.
+    A run may be resumed from either of its last two checkpoints, so a client's older files stay until both are newer. A
+    file is whole or not there after a kill. Files do not wait for the disk: after a power cut the latest may be missing
+    or damaged.
 
     Args:
         folder: where they are; made when something is kept.
@@ -54,17 +55,17 @@ class ClientStates:
             ) from error
 
     def save(self, client_id: int, round_num: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Keeps these arrays, beside those of other names that the client has kept already.
+        """Keeps these arrays as the round's, instead of what may stand there.
 
         Raises:
             RunFolderError: the disk would not take it.
         """
         path = self._file(client_id, round_num)
         draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        whole = self.load(client_id, round_num) | {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        whole = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(serialise_arrays(dict(sorted(whole.items()))))
+            draft.write_bytes(serialise_arrays(whole))
             os.replace(draft, path)
         except OSError as error:
             draft.unlink(missing_ok=True)
@@ -73,11 +74,11 @@ class ClientStates:
 
     def forget_after(self, round_num: int) -> None:
         """Removes what was kept in later rounds: a run goes on from this one."""
-        clients = [entry.name for entry in os.scandir(self.folder)] if self.folder.is_dir() else []
-        for name in clients:
-            for number in self._rounds(int(name)):
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        for client_id in (int(name) for name in names if name.isdecimal()):
+            for number in self._rounds(client_id):
                 if number > round_num:
-                    self._file(int(name), number).unlink()
+                    self._file(client_id, number).unlink()
 
     def _forget_older(self, client_id: int, round_num: int) -> None:
         rounds = list(self._rounds(client_id))
@@ -100,3 +101,27 @@ class ClientStates:
 
     def _file(self, client_id: int, round_num: int) -> Path:
         return self.folder / str(client_id) / f"{round_num}{SUFFIX}"
+
+
+class RoundStates:
+    """What clients have kept before a round, and keep in it: a later job of a client finds what an earlier one kept.
+
+    What a killed run has kept in the same round is never found; its processes may even still be writing.
+
+    Args:
+        states: the method's.
+        round_num: 1-based.
+    """
+
+    def __init__(self, states: ClientStates, round_num: int) -> None:
+        self.states, self.round_num = states, round_num
+        self.written: set[int] = set()
+
+    def load(self, client_id: int) -> dict[str, NDArray[Any]]:
+        """Returns what the client has kept, by name."""
+        return self.states.load(client_id, self.round_num - (client_id not in self.written))
+
+    def keep(self, client_id: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keeps these arrays, beside those of other names that the client has kept already."""
+        self.states.save(client_id, self.round_num, self.load(client_id) | dict(arrays))
+        self.written.add(client_id)

@@ -33,7 +33,7 @@ __all__ = [
 MAIN = "main"
 """The name of the main method in `RunFolder.method`."""
 
-MAY_DIFFER = {"resume", "output-dir"}
+MAY_DIFFER = {"resume", "output-dir", "train.workers"}  # what changes no bit of what comes out
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def open_run_folder(path: Path) -> RunFolder:
 
 
 def check_same_settings(folder: RunFolder, settings: Settings) -> None:
-    """Refuses to go on in a run folder that was started with other settings; `resume` and `output-dir` may differ.
+    """Refuses to go on in a run folder that was started with other settings, but for those of `MAY_DIFFER`.
 
     Raises:
         RunFolderError: names each setting that differs, with the folder's value and the one that was asked for.

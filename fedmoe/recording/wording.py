@@ -14,7 +14,20 @@ __all__ = [
     "variant_title",
 ]
 
-TITLES = {"fedjets": "FedJETs", "fedavg": "FedAvg", "fedprox": "FedProx", "fedsgd": "FedSGD", "ifca": "IFCA"}
+TITLES = {
+    "fedadam": "FedAdam",
+    "fedavg": "FedAvg",
+    "fedavgm": "FedAvgM",
+    "fedem": "FedEM",
+    "fedjets": "FedJETs",
+    "fedjets adam": "FedJETs with Adam",
+    "fedmix": "FedMix",
+    "fedprox": "FedProx",
+    "fedrep": "FedRep",
+    "fedsgd": "FedSGD",
+    "ifca": "IFCA",
+    "scaffold": "SCAFFOLD",
+}
 
 VARIANTS = {
     "zero_shot": "zero-shot",

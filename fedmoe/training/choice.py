@@ -106,7 +106,7 @@ def _known(file: Path) -> list[Figure]:
 
 def _main_kind(place: Workplace, jobs: Sequence[ClientJob]) -> list[ClientJob]:
     """Returns the jobs of the kind that makes the most work, largest clients first: all are timed on full batches."""
-    sizes = {job.client_id: len(place.population.shards[job.client_id]) for job in jobs}
+    sizes = {job.client_id: len(place.samples_of(job)) for job in jobs}
     work: dict[str, int] = {}
     for job in jobs:
         work[kind_of(job)] = work.get(kind_of(job), 0) + sizes[job.client_id] * len(job.experts)
@@ -155,10 +155,7 @@ def _figures(
 
 def _compiling_pays(place: Workplace, jobs: Sequence[ClientJob], rounds: int, seconds: float) -> bool:
     """Returns whether compiling is allowed and the run is long enough for it, at `seconds` a step and client."""
-    steps = sum(
-        num_steps(len(place.population.shards[job.client_id]), place.epochs(job), place.settings.batch_size)
-        for job in jobs
-    )
+    steps = sum(num_steps(len(place.samples_of(job)), place.epochs(job), place.settings.batch_size) for job in jobs)
     wanted = place.settings.compile
     if place.deterministic:  # the C++ compiler's vectors round what is left over at the end of a loop in another way
         return False
@@ -179,7 +176,7 @@ def _key(place: Workplace, jobs: Sequence[ClientJob], state: ServerState) -> str
         str(gate),
         kind_of(jobs[0]),
         len(jobs),
-        sorted(len(place.population.shards[job.client_id]) for job in jobs)[len(jobs) // 2],
+        sorted(len(place.samples_of(job)) for job in jobs)[len(jobs) // 2],
         {name: value for name, value in asdict(place.settings).items() if name != "compile"},
         torch.__version__,
         __version__,

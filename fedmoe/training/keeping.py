@@ -144,8 +144,8 @@ def kept_after(
     for index, (name, before, after) in enumerate(zip(_names(job), begun, trained, strict=True)):
         is_gate = name == "gate"
         module = gate if is_gate and gate is not None else expert
-        if own := _private(job, module, is_gate):
-            kept[f"private/{name}"] = np.concatenate([after[where] for where in own])
+        for piece, own in _private(job, module, is_gate).items():
+            kept[f"private/{piece}/{name}"] = np.concatenate([after[where] for where in own])
         for term in terms:
             if not isinstance(term, Remembering):
                 continue
@@ -183,25 +183,29 @@ def _names(job: ClientJob) -> list[str]:
     return [*(f"expert/{i}" for i in job.experts), *(["gate"] if job.gate else [])]
 
 
-def _private(job: ClientJob, module: nn.Module, is_gate: bool) -> list[slice]:
-    """Returns where the client's own values lie in a vector of this module."""
-    return [
-        slice(part.offset, part.offset + part.size)
-        for part in parts_of(module)
-        if piece_of(part, gate=is_gate) in job.private
-    ]
+def _private(job: ClientJob, module: nn.Module, is_gate: bool) -> dict[str, list[slice]]:
+    """Returns where the client's own values lie in a vector of this module, by which of `PARTS` they are."""
+    found: dict[str, list[slice]] = {}
+    for part in parts_of(module):
+        piece = piece_of(part, gate=is_gate)
+        if piece in job.private:
+            found.setdefault(piece, []).append(slice(part.offset, part.offset + part.size))
+    return found
 
 
 def _mixed(job: ClientJob, name: str, module: nn.Module, received: Vector, kept: Mapping[str, Vector]) -> Vector:
     """Returns what was received, with the client's own values where it has any."""
-    own = kept.get(f"private/{name}")  # mostly none: then nothing else is looked at, for every client comes by here
-    where = [] if own is None else _private(job, module, name == "gate")
-    if own is None or not where:
+    own = {piece: kept[key] for piece in job.private if (key := f"private/{piece}/{name}") in kept}
+    if not own:  # mostly so, and every client comes by here
         return received
-    if sum(part.stop - part.start for part in where) != own.size:
-        raise ValueError(f"client {job.client_id} has kept {own.size} values of {name}, which is not what is private")
-    mixed, first = received.copy(), 0
-    for part in where:
-        mixed[part] = own[first : first + part.stop - part.start]
-        first += part.stop - part.start
+    mixed, places = received.copy(), _private(job, module, name == "gate")
+    for piece, values in own.items():
+        first = 0
+        for where in places[piece]:
+            mixed[where] = values[first : first + where.stop - where.start]
+            first += where.stop - where.start
+        if first != values.size:
+            raise ValueError(
+                f"client {job.client_id} has kept {values.size} values of the {piece} of {name}, not {first}"
+            )
     return mixed

@@ -71,7 +71,7 @@ class LoopTrainer:
         begun = self.place.start_of(job, state, experts[0], gate)
         _load(begun, experts, gate)
         samples = self.place.store.load(
-            self.place.population.shards[job.client_id],
+            self.place.samples_of(job),
             None if gate is None else gate.reads,
             self.place.lots(job, len(state.experts)),
         )

@@ -27,6 +27,8 @@ def make_optimiser(
         gate: the gate's; no weight decay for them.
         fused: says which tensors are stepped in one pass over memory; their gradients must be contiguous.
     """
+    if not experts and not gate:
+        raise ValueError("a job must train something; hint: ClientJob.trains")
     pairs = (
         (experts, settings.learning_rate, settings.momentum, settings.weight_decay),
         (gate, settings.gate_learning_rate, settings.gate_momentum, 0.0),

@@ -86,7 +86,7 @@ def _seconds_a_step(place: Workplace, choice: TrainerChoice, jobs: Sequence[Clie
     several = make_trainer(place, choice, STEPS)
     _timed(several, jobs, state, place.device)
     repetitions = max(1, min(5, int(SHORT / seconds)))
-    sizes = [(len(place.population.shards[job.client_id]), place.epochs(job)) for job in jobs]
+    sizes = [(len(place.samples_of(job)), place.epochs(job)) for job in jobs]
     steps = sum(min(STEPS, num_steps(size, epochs, place.settings.batch_size)) for size, epochs in sizes)
     return min(_timed(several, jobs, state, place.device) for _ in range(repetitions)) / steps
 

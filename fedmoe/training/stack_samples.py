@@ -91,7 +91,7 @@ def load_stack(
         width: rows of the stack, at least one a job.
         max_steps: steps after which a client stops; `None`: all.
     """
-    ids = [place.population.shards[job.client_id] for job in jobs]
+    ids = [place.samples_of(job) for job in jobs]
     counts = tuple(len(own) for own in ids)
     if 0 in counts:
         raise ValueError("a client must have a sample at least")

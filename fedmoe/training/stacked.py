@@ -132,7 +132,7 @@ class StackedTrainer:
             yield from self._together(jobs[half:], state, fill)
 
     def _samples(self, job: ClientJob) -> int:
-        return len(self.place.population.shards[job.client_id])
+        return len(self.place.samples_of(job))
 
     def _steps(self, job: ClientJob) -> int:
         return num_steps(self._samples(job), self.place.epochs(job), self.place.settings.batch_size)

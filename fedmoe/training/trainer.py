@@ -75,6 +75,10 @@ class Workplace:
         """Returns the client's passes over its samples."""
         return job.epochs or self.settings.epochs
 
+    def samples_of(self, job: ClientJob) -> NDArray[np.int64]:
+        """Returns the ids of the samples that the job trains on."""
+        return job.samples(self.population.shards)
+
     def start_of(self, job: ClientJob, state: ServerState, expert: Expert, gate: Gate | None) -> Start:
         """Returns where the job's client starts from; the modules are asked for shapes only."""
         return start_of(job, state, self.recall(job) if job.remembers else {}, expert, gate)
@@ -96,7 +100,7 @@ class Workplace:
             modules: any expert and the gate, for their shapes.
             metrics: what it saw.
         """
-        count = len(self.population.shards[job.client_id])
+        count = len(self.samples_of(job))
         outcome = Outcome({}, {})
         if job.private or job.memory or job.shared:
             steps = num_steps(count, self.epochs(job), self.settings.batch_size)
@@ -108,7 +112,7 @@ class Workplace:
             gate=trained[-1] if job.gate and job.sends else None,
             experts=dict(zip(job.experts, trained, strict=False)) if job.sends else {},
             metrics=metrics,
-            changes=outcome.changes,
+            changes=outcome.changes if job.sends else {},
             kept=outcome.kept,
         )
 
@@ -119,5 +123,5 @@ class Workplace:
         """
         if not self.settings.logit_adjustment:
             return None
-        prior_C: NDArray[np.float64] = self.population.label_prior(job.client_id)
+        prior_C: NDArray[np.float64] = self.population.label_prior(self.samples_of(job))
         return torch.from_numpy(np.log(np.maximum(prior_C, 1e-8))).float().to(self.device)

@@ -166,7 +166,7 @@ def test_counts_and_priors_agree_with_the_shards() -> None:
     assert population.label_totals is population.label_totals, "counted once a run"
     for client, shard in enumerate(population.shards):
         assert (counts[client] == np.bincount(population.labels_N[shard], minlength=10)).all()
-        np.testing.assert_allclose(population.label_prior(client), counts[client] / len(shard))
+        np.testing.assert_allclose(population.label_prior(shard), counts[client] / len(shard))
         assert population.labels_of(client) == tuple(np.flatnonzero(counts[client]))
 
 

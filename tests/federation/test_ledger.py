@@ -43,12 +43,14 @@ def test_more_experts_in_the_pool_cost_nothing() -> None:
     assert large.by_expert == (*small.by_expert, *[0] * 27)
 
 
-def test_ranking_by_loss_sends_the_whole_pool_down() -> None:
+@pytest.mark.parametrize("ranks_by", ["loss", "likelihood"])
+def test_ranking_by_loss_sends_the_whole_pool_down_once(ranks_by: str) -> None:
     ledger = Ledger(gate_size=0, expert_size=11, num_experts=4, common_size=0)
     jobs = [job(client, (1,), gate=False) for client in (3, 4, 5)]
-    by_gate, by_loss = (ledger.round(jobs, [3, 4], [3, 4], 1, ranks_by) for ranks_by in ("gate", "loss"))
-    assert by_loss.down - by_gate.down == 2 * 4 * 11 * BYTES
-    assert by_loss.up == by_gate.up
+    sent = ledger.round(jobs, [3, 4], [3, 4], 1, ranks_by)
+    assert sent.down == (2 * 4 + 1) * 11 * BYTES, "those who have been asked have got what they train"
+    assert sent.up == 3 * 11 * BYTES + 2 * BYTES
+    assert sum(sent.by_expert) == (2 * 4 + 1 + 3) * 11 * BYTES
 
 
 def test_a_job_without_a_gate_does_not_pay_for_it() -> None:
@@ -65,6 +67,12 @@ def test_what_is_private_costs_nothing_and_what_is_shared_costs_both_ways() -> N
     assert (alone.down, alone.up, alone.by_expert) == (0, 0, (0, 0))
     both, plain = ledger.round([ours, private], [], [], 2), ledger.round([ours], [], [], 2)
     assert both == plain, "Ditto's bytes are FedAvg's"
+    shared = replace(ours, shared=("control",))
+    assert ledger.round([shared, replace(shared, private=PARTS, sends=False)], [], [], 2) == ledger.round(
+        [shared], [], [], 2
+    )
+    gate_alone = replace(job(0, (1,)), private=("body", "head"), sends=False)
+    assert ledger.round([gate_alone], [], [], 2).down == 5 * BYTES
     heads = ledger.round([replace(ours, private=("head",), sends=False), ours], [], [], 2)
     assert heads == plain, "a second job needs nothing that the first one has not got"
     control = ledger.round([replace(ours, shared=("control",))], [], [], 2)

@@ -153,6 +153,8 @@ KINDS["BatchNorm, stacked"] = KINDS["BatchNorm, by examples"] | {"train.trainer"
         (1, "random gate, CNN, stacked"),
         (2, "BatchNorm, by examples"),
         (2, "BatchNorm, stacked"),
+        (6, "scaffold and ditto"),
+        (6, "scaffold and ditto, stacked"),
     ],
 )
 def test_the_number_of_nodes_changes_no_byte(tmp_path: Path, seed: int, kind: str) -> None:
@@ -168,8 +170,10 @@ def test_the_number_of_nodes_changes_no_byte(tmp_path: Path, seed: int, kind: st
         sums.append([{name: array.tobytes() for name, array in table.items()} for table in arrays])
     one, *others = runs
     assert sums[0] == sums[1] == sums[2]
-    for part in [".", *(["baselines/fedavg"] if "evaluate.baselines" in config else [])]:
+    baseline = config.get("evaluate.baselines")
+    for part in [".", *([f"baselines/{baseline}"] if baseline else [])]:
         for other in others:
+            assert all_kept(other / part) == all_kept(one / part)
             assert newest_bytes(other / part) == newest_bytes(one / part)
             assert rounds_of(other / part) == rounds_of(one / part)
     assert all(line["failures"] == [] for line in rounds_of(one))
@@ -339,6 +343,11 @@ def test_what_clients_keep_goes_back_to_the_checkpoint_with_the_run(
         kept = [newest_kept(folder / method) for folder in (run, whole)]
         assert len(kept[0]) > 8
         assert kept[0] == kept[1]
+
+
+def all_kept(method: Path) -> dict[str, bytes]:
+    """Returns all that clients have kept, byte for byte."""
+    return {str(file.relative_to(method)): file.read_bytes() for file in method.glob("client-states/*/*")}
 
 
 def newest_kept(method: Path) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedmoe.errors import RunFolderError
-from fedmoe.recording.client_states import ClientStates
+from fedmoe.recording.client_states import ClientStates, RoundStates
 
 
 def kept(value: float) -> dict[str, np.ndarray]:
@@ -33,8 +33,8 @@ def test_a_client_finds_what_it_kept_last(tmp_path: Path) -> None:
 
 def test_arrays_of_other_names_stay(tmp_path: Path) -> None:
     states = ClientStates(tmp_path)
-    states.save(0, 1, kept(1) | {"memory/control/gate": np.arange(2, dtype=np.float32)})
-    states.save(0, 3, kept(3))
+    RoundStates(states, 1).keep(0, kept(1) | {"memory/control/gate": np.arange(2, dtype=np.float32)})
+    RoundStates(states, 3).keep(0, kept(3))
     found = states.load(0, 3)
     np.testing.assert_array_equal(found["memory/control/gate"], [0, 1])
     np.testing.assert_array_equal(found["private/expert/0"], [3, 3, 3])
@@ -84,3 +84,22 @@ def test_a_draft_that_was_left_is_not_taken_for_a_state(tmp_path: Path) -> None:
     assert states.load(4, 5)["private/expert/0"][0] == 1
     states.forget_after(0)
     assert states.load(4, 5) == {}
+
+
+def test_a_rounds_later_jobs_find_what_its_earlier_ones_kept_but_nothing_that_a_dead_run_did(tmp_path: Path) -> None:
+    states = ClientStates(tmp_path)
+    states.save(7, 1, kept(1))
+    states.save(7, 2, kept(99) | {"private/head/expert/0": np.ones(1, dtype=np.float32)})  # a killed run's
+    current = RoundStates(states, 2)
+    assert current.load(7)["private/expert/0"][0] == 1
+    current.keep(7, {"memory/control/gate": np.zeros(2, dtype=np.float32)})
+    assert sorted(current.load(7)) == ["memory/control/gate", "private/expert/0"]
+    assert current.load(7)["private/expert/0"][0] == 1
+
+
+def test_a_stray_file_does_not_disturb(tmp_path: Path) -> None:
+    states = ClientStates(tmp_path)
+    states.save(7, 1, kept(1))
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    states.forget_after(0)
+    assert states.load(7, 1) == {}

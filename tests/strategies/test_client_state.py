@@ -1,59 +1,24 @@
 """Strategies whose clients keep something, against plain torch and against what their papers' equations imply."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from fedmoe.data.population import build_population
-from fedmoe.errors import SettingsError
+from fedmoe.errors import RoundError, SettingsError
+from fedmoe.federation.job import PARTS, ClientJob, Term
+from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.recording.client_states import ClientStates
-from fedmoe.seeding import derive_seed, numpy_stream, torch_stream
 from fedmoe.settings import Settings, from_flat
-from tests.small import NUM_CLASSES, blobs, newest_state, rounds_of, run_small, small_config
+from fedmoe.training.objective import Batch, LocalModel
+from tests.by_hand import ByHand
+from tests.small import newest_state, rounds_of, run_small, small_config
 
 ROUNDS = 5
-
-
-class ByHand:
-    """Clients of a small run, trained by plain torch."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.data = settings, blobs(None)  # type: ignore[arg-type]
-        self.who = build_population(self.data, settings)
-        public = self.data.x_NCHW[np.sort(self.who.public_ids)].astype(np.float64)
-        self.mean, self.std = np.float32(public.mean()), np.float32(max(public.std(), 1.0))
-        torch.manual_seed(derive_seed(settings.seed, "expert", 0))
-        hidden = settings.experts.width
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(16, hidden), nn.ReLU(), nn.Linear(hidden, NUM_CLASSES))
-        self.start = nn.utils.parameters_to_vector(self.net.parameters()).detach().clone()
-
-    def sampled(self, round_num: int) -> list[int]:
-        lots = numpy_stream(self.settings.seed, "round", round_num, "server")
-        return sorted(lots.choice(self.who.num_training, self.settings.clients.per_round, replace=False).tolist())
-
-    def train(self, client: int, round_num: int, weights: torch.Tensor, add: Any) -> torch.Tensor:
-        """Returns the weights after the client's epochs; `add` is what each step's gradient gets, from the weights."""
-        train = self.settings.train
-        x = (torch.tensor(self.data.x_NCHW[self.who.shards[client]]).float() - self.mean) / self.std
-        y = torch.tensor(self.data.y_N[self.who.shards[client]])
-        nn.utils.vector_to_parameters(weights.clone(), self.net.parameters())
-        sgd = torch.optim.SGD(self.net.parameters(), train.learning_rate, train.momentum)
-        shuffles = torch_stream(self.settings.seed, "train", "round", round_num, "client", client)
-        for _ in range(train.epochs):
-            for rows in torch.randperm(len(y), generator=shuffles).split(train.batch_size):
-                sgd.zero_grad()
-                nn.functional.cross_entropy(self.net(x[rows]), y[rows]).backward()
-                now = nn.utils.parameters_to_vector(self.net.parameters()).detach()
-                correction, first = add(now), 0
-                for parameter in self.net.parameters():
-                    parameter.grad += correction[first : first + parameter.numel()].view_as(parameter)
-                    first += parameter.numel()
-                sgd.step()
-        return nn.utils.parameters_to_vector(self.net.parameters()).detach().clone()
 
 
 def run(folder: Path, name: str, **changes: Any) -> tuple[Path, Settings]:
@@ -64,6 +29,11 @@ def run(folder: Path, name: str, **changes: Any) -> tuple[Path, Settings]:
 
 def last_kept(folder: Path, client: int, name: str) -> np.ndarray:
     return ClientStates(folder / "client-states").load(client, ROUNDS)[name]
+
+
+def personal(folder: Path, client: int) -> np.ndarray:
+    """Returns a client's own model; in a perceptron's vector the body comes first."""
+    return np.concatenate([last_kept(folder, client, f"private/{piece}/expert/0") for piece in ("body", "head")])
 
 
 @pytest.mark.parametrize("trainer", ["loop", "stacked"])
@@ -122,15 +92,101 @@ def test_dittos_global_model_is_fedavgs_to_the_byte(tmp_path: Path) -> None:
 def test_dittos_personal_models_are_those_of_plain_torch(tmp_path: Path, strength: float, trainer: str) -> None:
     folder, settings = run(tmp_path, "ditto", strategy__ditto__strength=strength, train__trainer=trainer)
     hand, weights = ByHand(settings), None
-    weights, personal = hand.start, {}
+    weights, own_models = hand.start, {}
     for r in range(1, ROUNDS + 1):
         ends, sizes = [], []
         for client in hand.sampled(r):
-            ends.append(hand.train(client, r, weights, torch.zeros_like))
+            ends.append(hand.train(client, r, weights))
             sizes.append(len(hand.who.shards[client]))
-            begun = personal.get(client, weights)
-            personal[client] = hand.train(client, r, begun, lambda now, w=weights: strength * (now - w))
+            begun = own_models.get(client, weights)
+            own_models[client] = hand.train(client, r, begun, lambda now, w=weights: strength * (now - w))
         weights = (torch.stack(ends) * torch.tensor(sizes)[:, None]).sum(dim=0) / sum(sizes)
-    assert len(personal) > settings.clients.per_round
-    for client, own in personal.items():
-        np.testing.assert_allclose(last_kept(folder, client, "private/expert/0"), own, rtol=0, atol=2e-5)
+    assert len(own_models) > settings.clients.per_round
+    for client, own in own_models.items():
+        np.testing.assert_allclose(personal(folder, client), own, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("trainer", ["loop", "stacked"])
+def test_local_training_is_that_of_plain_torch_and_leaves_the_server_alone(tmp_path: Path, trainer: str) -> None:
+    folder, settings = run(tmp_path, "local_only", train__trainer=trainer)
+    hand, own = ByHand(settings), {}
+    for r in range(1, ROUNDS + 1):
+        for client in hand.sampled(r):
+            own[client] = hand.train(client, r, own.get(client, hand.start))
+    for client, weights in own.items():
+        np.testing.assert_allclose(personal(folder, client), weights, rtol=0, atol=2e-5)
+    np.testing.assert_array_equal(newest_state(folder).experts[0], hand.start)
+    for line in rounds_of(folder):
+        assert line["bytes"]["down"] == line["bytes"]["up"] == 0
+        assert line["completed"] == settings.clients.per_round
+
+
+@pytest.mark.parametrize("trainer", ["loop", "stacked"])
+def test_fedrep_trains_heads_then_bodies(tmp_path: Path, trainer: str) -> None:
+    folder, settings = run(tmp_path, "fedrep", strategy__fedrep__head_epochs=2, train__trainer=trainer)
+    hand = ByHand(settings)
+    size = 36  # values of the last layer, the last ones of the vector
+    weights, heads = hand.start, {}
+    for r in range(1, ROUNDS + 1):
+        ends, sizes = [], []
+        for client in hand.sampled(r):
+            begun = torch.cat([weights[:-size], heads.get(client, weights[-size:])])
+            headed = hand.train(client, r, begun, layers=(3,))
+            assert torch.equal(headed[:-size], begun[:-size])
+            heads[client] = headed[-size:]
+            ends.append(hand.train(client, r, headed, layers=(1,)))
+            sizes.append(len(hand.who.shards[client]))
+        weights = (torch.stack(ends) * torch.tensor(sizes)[:, None]).sum(dim=0) / sum(sizes)
+    np.testing.assert_allclose(newest_state(folder).experts[0], weights, rtol=0, atol=2e-5)
+    for client, head in heads.items():
+        np.testing.assert_allclose(last_kept(folder, client, "private/head/expert/0"), head, rtol=0, atol=2e-5)
+    assert len({head.numpy().tobytes() for head in heads.values()}) == len(heads) > settings.clients.per_round
+
+
+class Raises:
+    """An objective that cannot be computed for clients of odd ids."""
+
+    def __call__(self, model: LocalModel, batch: Batch) -> torch.Tensor:
+        if float(model.given["client"][0]) % 2:
+            raise ArithmeticError("odd")
+        return batch.mean(
+            torch.nn.functional.cross_entropy(model.logits_KBC(batch.x_BCHW)[0], batch.y_B, reduction="none")
+        )
+
+
+@dataclass
+class TwoJobs(ExpertStrategy):
+    """A personal model and the global one, in either order; the second job fails for clients of odd ids."""
+
+    personal_first: bool = False
+
+    def jobs(self, round_num: int, client_id: int, held: tuple[int, ...]) -> Sequence[ClientJob]:
+        ours = self.job(round_num, client_id, held)
+        own = replace(ours, private=PARTS, sends=False)
+        first, second = (own, ours) if self.personal_first else (ours, own)
+        fails = (Term("tests.strategies.test_client_state:Raises"),)
+        return first, replace(second, objective=fails, given={"client": (float(client_id),)})
+
+
+@pytest.mark.parametrize("personal_first", [False, True])
+def test_a_client_whose_later_job_fails_has_not_completed(tmp_path: Path, personal_first: bool) -> None:
+    config = small_config(
+        strategy__name="tests.strategies.test_client_state:TwoJobs", num_server_rounds=4, clients__min_completed=0.1
+    )
+    config["strategy.twojobs.personal-first"] = personal_first
+    folder = run_small(tmp_path, settings=config)
+    for line in rounds_of(folder):
+        odd = [client for client in line["clients"] if client % 2]
+        assert [failure["client"] for failure in line["failures"]] == odd
+        assert line["completed"] == len(line["clients"]) - len(odd)
+    assert any(client % 2 for line in rounds_of(folder) for client in line["clients"])
+    config["clients.min-completed"] = 1.0
+    with pytest.raises(RoundError, match="min-completed"):
+        run_small(tmp_path / "strict", settings=config)
+
+
+@pytest.mark.parametrize(("private", "sends"), [("head", True), (("heads",), True)])
+def test_a_slip_in_a_job_is_named(private: Any, sends: bool) -> None:
+    job = {"client_id": 0, "round_num": 1, "experts": (0,), "objective": (), "gate": False}
+    with pytest.raises(ValueError, match=r"comma|of body, head, gate, got 'heads'"):
+        ClientJob(**job, private=private, sends=sends)

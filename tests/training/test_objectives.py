@@ -38,6 +38,7 @@ OBJECTIVES: dict[str, list[Row]] = {
     "anchor": [Row()],
     "control": [Row()],
     "dense": [Row(gate=False)],
+    "likelihood": [Row(gate=False)],
     "mixture": [Row({"output": o, "renormalise": r}) for o in ("probability", "logit") for r in (True, False)],
     "prox": [Row({"mu": 0.3}, experts=False, gate=False)],  # at its start the penalty is at its least
 }
@@ -70,6 +71,7 @@ def local_model(held: tuple[int, ...] = (2, 0), seed: int = 0, gate: bool = True
         log_prior_C=prior,
         memory={"control": own},
         shared={"control": ours},
+        given={"shares": torch.tensor([0.3, 0.7])[: len(held)]},
         modules=experts,
         module=module,
     )
@@ -312,3 +314,16 @@ def test_what_is_not_trained_has_not_moved_whatever_its_statistics_did() -> None
         assert 0 < len(wanted) < len(parts_of(expert))
         for part in parts_of(expert):
             assert (moved[part.offset : part.offset + part.size] == (part.name in wanted)).all(), part.name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gradient_of_the_likelihood_is_that_of_the_losses_weighted_by_responsibilities(seed: int) -> None:
+    model, data = local_model(held=(3, 1), seed=seed), batch(seed)
+    logits_KBC = torch.stack([expert(data.x_BCHW) for expert in model.modules])
+    losses_KB = torch.stack([cross_entropy(own, data.y_B, reduction="none") for own in logits_KBC])
+    share_K1 = torch.tensor([[0.3], [0.7]])
+    weights_KB = share_K1 * (-losses_KB.detach()).exp()
+    weighted = (weights_KB / weights_KB.sum(dim=0) * losses_KB).sum(dim=0).mean()
+    likelihood = loss_of(model, data, Term("likelihood"))
+    torch.testing.assert_close(flat(gradients(model, likelihood)), flat(gradients(model, weighted)))
+    torch.testing.assert_close(likelihood, -weights_KB.sum(dim=0).log().mean())

@@ -43,6 +43,7 @@ class Row:
 
 
 MIXTURE = Term("mixture")
+TERM = "tests.training.test_trainers:Weighted"
 ROWS: dict[str, Row] = {
     "dense": Row((Term("dense"),), held=1, gate=False),
     "dense, which leaves out one of two": Row((Term("dense"),), settings={"train.weight-decay": 0.1}),
@@ -74,7 +75,13 @@ ROWS: dict[str, Row] = {
     "all private, and prox": Row(
         (MIXTURE, Term("prox", {"mu": 0.5})), job={"private": ("body", "head", "gate"), "sends": False}
     ),
-    "the client's own numbers": Row((Term("tests.training.test_trainers:Weighted"),), gate=False),
+    "the client's own numbers": Row((Term(TERM),), gate=False),
+    "likelihood in the client's shares": Row((Term("likelihood"),), gate=False),
+    "likelihood and control": Row(
+        (Term("likelihood"), Term("control")),
+        gate=False,
+        job={"memory": ("control",), "shared": ("control",), "pooled": (0, 3)},
+    ),
     "CNN": Row((MIXTURE,), settings={"experts.model": "cnn", "experts.width": 2}),
     "GroupNorm": Row((MIXTURE,), settings={"experts.model": "resnet8", "experts.width": 16, "clients.samples": 20}),
     "BatchNorm": Row(
@@ -107,7 +114,7 @@ class Field:
                 objective=row.terms,
                 gate=row.gate,
                 weighting=weighting,
-                given={"shares": (0.1 * client, 1.0)} if "Weighted" in row.terms[0].name else {},
+                given={"shares": (0.1 * client, 1.0)} if row.terms[0].name in ("likelihood", TERM) else {},
                 **row.job,
             )
             for client in CLIENTS
@@ -162,9 +169,9 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         sent = state.to_arrays()
         for client in range(1, 11):  # the others have kept nothing yet
             kept[client] = {f"memory/control/{name}": like(vector) for name, vector in sent.items()}
-            if private := row.job.get("private"):
-                own = like if "body" in private else lambda vector: like(vector[-36:])  # the last layer's values
-                kept[client] |= {f"private/{name}": own(vector) for name, vector in sent.items()}
+            for name, vector in sent.items():
+                pieces = {"gate": vector} if name == "gate" else {"body": vector[:-36], "head": vector[-36:]}
+                kept[client] |= {f"private/{piece}/{name}": like(own) for piece, own in pieces.items()}
         return Field(place, replace(state, extras={f"control/{name}": like(vector) for name, vector in sent.items()}))
 
     return prepare
@@ -208,7 +215,7 @@ def test_stacked_clients_come_out_as_in_the_loop(prepared: Callable[..., Field],
     ends = {client: {**update.vectors(), **update.kept} for client, update in loop.items()}
     moved = [
         not np.array_equal(
-            ends[j.client_id].get(name := f"expert/{j.experts[0]}", ends[j.client_id].get(f"private/{name}")),
+            ends[j.client_id].get(name := f"expert/{j.experts[0]}", ends[j.client_id].get(f"private/head/{name}")),
             field.state.experts[j.experts[0]],
         )
         for j in jobs

@@ -1,0 +1,60 @@
+"""FedMix: all experts go to every client."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.federation.assignment import Assignment, Rankings
+from fedmoe.federation.job import ClientJob, Term
+from fedmoe.federation.sampling import sample_clients
+from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.settings import Settings
+
+__all__ = ["FedMix"]
+
+
+@dataclass
+class FedMix(ExpertStrategy):
+    """A mixture of experts trained whole by every client (FedMix, Reisser et al., arXiv 2105.04485, with K = M).
+
+    The gate reads the common expert's embedding, as in FedJETs, with which it is compared. No anchors, no ranking;
+    bytes grow with M. An unseen client gets all the experts and the gate: the weighted mixture of their outputs.
+
+    Attributes:
+        output: what is mixed: `probability` or `logit`.
+        init: where the experts start: `random`, `common`, or empty: as `experts.init` says.
+    """
+
+    output: str = "probability"
+    init: str = ""
+
+    has_gate = True
+
+    def pool_size(self, settings: Settings) -> int:
+        """Returns M."""
+        return settings.experts.num
+
+    def sample(self, round_num: int, clients: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
+        """Returns `per-round` clients by lot, anchors like any other."""
+        return sample_clients(clients, self.federation.settings.clients.per_round, rng)
+
+    def assign(self, round_num: int, rankings: Rankings, rng: np.random.Generator) -> Assignment:
+        """Returns all experts for everybody."""
+        return {client: tuple(range(self.num_experts)) for client in rankings}
+
+    def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
+        """Returns the joint loss of gate and experts."""
+        return ClientJob(
+            client_id=client_id,
+            round_num=round_num,
+            experts=held,
+            objective=(Term("mixture", {"output": self.output}),),
+            gate=True,
+            weighting="examples",
+        )
+
+    def serving(self) -> Serving:
+        """Returns: the mixture of all experts."""
+        return Serving(top_k=self.num_experts, output=self.output, answer="mixture")

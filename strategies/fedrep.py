@@ -1,0 +1,39 @@
+"""FedRep: a body for all, a head for each client."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fedmoe.errors import SettingsError
+from fedmoe.federation.job import ClientJob
+from fedmoe.flower.strategy import ExpertStrategy
+
+__all__ = ["FedRep"]
+
+
+@dataclass
+class FedRep(ExpertStrategy):
+    """FedRep (Collins et al., arXiv 2102.07078, algorithm 1): clients train their own head, then the shared body.
+
+    The head stays on the client's disk. It is also sent, which the paper does not do, for an unseen client has none:
+    the mean of all heads on the shared body serves it. So bytes are FedAvg's; the work is that of `head_epochs` more
+    epochs.
+
+    Attributes:
+        head_epochs: passes over the client's samples with the body held fixed, before those that train the body.
+        init: where the model starts: `common`, `random`, or empty: as `experts.init` says.
+    """
+
+    head_epochs: int = 1
+    init: str = "common"
+
+    def __post_init__(self) -> None:
+        if self.head_epochs < 1:
+            raise SettingsError(f"strategy.fedrep.head_epochs must be at least 1, got {self.head_epochs}")
+
+    def jobs(self, round_num: int, client_id: int, held: tuple[int, ...]) -> Sequence[ClientJob]:
+        """Returns the head's job, then the body's."""
+        ours = replace(self.job(round_num, client_id, held), private=("head",))
+        return (
+            replace(ours, trains=("head",), sends=False, epochs=self.head_epochs),
+            replace(ours, trains=("body",)),
+        )
