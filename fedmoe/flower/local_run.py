@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from fedmoe.recording.run_folder import open_run_folder
 from fedmoe.references import known_names
 from fedmoe.settings import from_flat, to_flat
 
-__all__ = ["read_config", "run_locally"]
+__all__ = ["check_keys", "read_config", "run_locally"]
 
 
 def run_locally(simulation: Path, overrides: Sequence[str], resume: Path | None, num_nodes: int = 0) -> None:
@@ -70,6 +70,16 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
     except Exception as error:  # Flower raises typer's, tomli's and its own errors here
         raise SettingsError(f"--run-config cannot be read: {error}") from error
     flat = flatten_dict(given)
+    check_keys(flat, base)
+    return project, dict(base) | flat
+
+
+def check_keys(flat: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    """Refuses a setting that the app's table does not have, unless it is an argument of a built-in strategy.
+
+    Raises:
+        SettingsError: names the nearest right key.
+    """
     for key in flat:
         if any(key.startswith(f"strategy.{name}.") for name in known_names("strategies")):
             continue  # the strategy itself says what arguments it takes
@@ -81,7 +91,6 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
             )
         if key not in base:
             raise SettingsError(f"unknown setting '{key}'; {nearest_hint(key, base).split(' known:')[0]}")
-    return project, dict(base) | flat
 
 
 def given_keys(overrides: Sequence[str]) -> set[str]:

@@ -56,9 +56,12 @@ def methods_of(settings: Settings) -> list[Method]:
     """Returns the run's methods: the strategy, then the baselines; their arguments are checked.
 
     Raises:
-        SettingsError: an unknown strategy or argument, or the same method twice.
+        SettingsError: an unknown strategy or argument, settings that a strategy cannot work with, or a baseline twice.
     """
-    references = [settings.strategy.name, *(n.strip() for n in settings.evaluate.baselines.split(",") if n.strip())]
+    baselines = [name.strip() for name in settings.evaluate.baselines.split(",") if name.strip()]
+    main = settings.strategy.name
+    # It is no baseline of itself, so that a sweep over methods can leave the baselines alone.
+    references = [main, *(name for name in baselines if name.replace("-", "_") != main.replace("-", "_"))]
     methods = [
         Method(short_name(reference), build_strategy(reference, settings), is_main=index == 0)
         for index, reference in enumerate(references)
@@ -72,6 +75,8 @@ def methods_of(settings: Settings) -> list[Method]:
             )
     for method in methods:
         _check_init(method, settings)
+        if isinstance(method.strategy, ExpertStrategy):
+            method.strategy.check(settings)
     unused_tables(settings, methods)
     return methods
 

@@ -9,13 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fedmoe.errors import SweepError
 from fedmoe.flower.devices import usable_cores, visible_gpus
-from fedmoe.flower.local_run import read_config
+from fedmoe.flower.local_run import check_keys, read_config
 from fedmoe.flower.methods import methods_of
 from fedmoe.flower.preparation import check_plugins
 from fedmoe.recording.comparison import compare_runs, comparison_table
 from fedmoe.recording.wording import method_title, percent
 from fedmoe.settings import from_flat
-from fedmoe.sweep.grid import points_of, to_toml
+from fedmoe.sweep.grid import points_of
 from fedmoe.sweep.place import Place
 from fedmoe.sweep.running import Told, run_all
 
@@ -71,9 +71,8 @@ def places_of(simulation: Path, over: Sequence[str], output: Path, overrides: Se
     _, base = read_config(simulation, overrides)
     places = []
     for point in points_of(over):
-        pairs = " ".join(line.strip() for line in to_toml(dict(point.settings)).replace(" = ", "=").splitlines())
-        _, own = read_config(simulation, [pairs]) if pairs else ({}, {})
-        config = {**base, **{key: own[key] for key, _ in point.settings}}
+        check_keys(dict(point.settings), base)
+        config = {**base, **dict(point.settings)}
         if jobs > 1 and not config.get("train.workers"):
             config["train.workers"] = max(1, usable_cores() // jobs)
         settings = from_flat(config)

@@ -1,9 +1,12 @@
 """The runs of a sweep, a few at a time, each in a process of its own."""
 
+import contextlib
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +48,26 @@ def run_all(simulation: Path, places: Sequence[Place], jobs: int, tell: Callable
     A run that was cut off is gone on with; one that fails does not stop the others. When this process is interrupted,
     the runs are, too, and the same command goes on with them.
     """
-    waiting, running, failed = list(places), list[Running](), list[Place]()
+    with ended_by_sigterm():
+        return run_some(simulation, list(places), jobs, tell)
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Lets SIGTERM raise, as Ctrl-C does, so that what was begun is ended, too."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_some(simulation: Path, waiting: list[Place], jobs: int, tell: Callable[[Told], None]) -> list[Place]:
+    """Runs what waits, and returns what failed."""
+    running, failed = list[Running](), list[Place]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
