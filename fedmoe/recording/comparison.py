@@ -90,7 +90,7 @@ def compare_runs(paths: Sequence[Path]) -> list[Row]:
     for tag, members in _groups(paths):
         for row in _rows_of(members):
             same = rows.get((row.method, row.prediction))
-            if tag and (row.is_main or (same is not None and same != row)):
+            if tag and (row.is_main or (same is not None and replace(same, seconds=row.seconds) != row)):
                 row = replace(row, method=f"{row.method} [{tag}]")
             rows[row.method, row.prediction] = row
     return list(rows.values())
@@ -237,22 +237,29 @@ def _rows_of(members: Sequence[dict[str, Any]]) -> list[Row]:
     if len(set(seeds)) < len(seeds):
         places = ", ".join(str(run["path"]) for run in members)
         raise RunFolderError(f"each run must be there once, got seeds {seeds} for the same settings: {places}")
-    rows = []
+    told: dict[tuple[str, str, str], list[dict[str, Any]]] = {}  # a run may lack a baseline that another one has
+    for summary in summaries:
+        for part in ("methods", "seen"):
+            for method, variants in summary.get(part, {}).items():
+                for variant in variants:
+                    told.setdefault((method, part, variant), []).append(summary)
+    order = {method: number for number, (method, _, _) in enumerate(told)}
+    keys = sorted(told, key=lambda key: (order[key[0]], key[1]))
     main = summaries[0]["strategy"]
-    for method, variants in summaries[0]["methods"].items():
-        dense = "mixture" not in variants
-        for variant in variants:
-            accuracies = tuple(summary["methods"][method][variant]["mean"] for summary in summaries)
-            rows.append(
-                Row(
-                    method=method_title(method),
-                    prediction=variant_title(variant, dense),
-                    seeds=seeds,
-                    accuracies=accuracies,
-                    worst=tuple(summary["methods"][method][variant]["worst_decile"] for summary in summaries),
-                    traffic=float(np.mean([sum(s["bytes"]["by_method"].get(method, {}).values()) for s in summaries])),
-                    seconds=float(np.mean([s["seconds"].get("by_method", {}).get(method, 0.0) for s in summaries])),
-                    is_main=method == main,
-                )
-            )
-    return rows
+    return [_row(*key, told[key], dense=(*key[:2], "mixture") not in told, is_main=key[0] == main) for key in keys]
+
+
+def _row(
+    method: str, part: str, variant: str, summaries: Sequence[dict[str, Any]], *, dense: bool, is_main: bool
+) -> Row:
+    figures = [summary[part][method][variant] for summary in summaries]
+    return Row(
+        method=method_title(method),
+        prediction=variant_title(variant, dense) + (" (seen clients)" if part == "seen" else ""),
+        seeds=tuple(summary["seed"] for summary in summaries),
+        accuracies=tuple(own["mean"] for own in figures),
+        worst=tuple(own["worst_decile"] for own in figures),
+        traffic=float(np.mean([sum(s["bytes"]["by_method"].get(method, {}).values()) for s in summaries])),
+        seconds=float(np.mean([s["seconds"].get("by_method", {}).get(method, 0.0) for s in summaries])),
+        is_main=is_main,
+    )

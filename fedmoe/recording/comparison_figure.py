@@ -50,19 +50,23 @@ def curves_of(paths: Sequence[Path]) -> dict[str, dict[str, list[Curve]]]:
     """Returns, by method (with the settings in which its runs differ), the curves of its seeds for each prediction."""
     found: dict[str, dict[str, list[Curve]]] = {}
     for tag, members in groups_of(paths):
+        own: dict[tuple[str, bool], dict[str, list[Curve]]] = {}
         for path in members:
             record = read_run(path)
             for method in record.rounds:
-                own = f" [{tag}]" if tag and method == record.main else ""
-                by_variant = found.setdefault(record.title(method) + own, {})
+                by_variant = own.setdefault((record.title(method), method == record.main), {})
                 for variant in ("zero_shot", "zero_shot_em"):
                     by_variant.setdefault(variant, []).append(curve_of(record, method, variant))
+        for (title, is_main), curves in own.items():
+            equal = found.get(title, curves) == curves  # a baseline that is the same in two groups is drawn once
+            found[f"{title} [{tag}]" if tag and (is_main or not equal) else title] = curves
     return found
 
 
 def curve_of(record: RunRecord, method: str, variant: str) -> Curve:
     """Returns a method's accuracies over the bytes that it has sent."""
-    sent, curve = 0.0, Curve()
+    once = record.summary.get("bytes", {}).get("by_method", {}).get(method, {}).get("once", 0)
+    sent, curve = float(once), Curve()
     for line in record.rounds[method]:
         sent += line["bytes"]["down"] + line["bytes"]["up"]
         told = (line["evaluate"] or {}).get("methods", {}).get(variant)

@@ -1,5 +1,6 @@
 """Runs side by side: mean and standard deviation over seeds, groups by what differs."""
 
+import json
 from io import StringIO
 from pathlib import Path
 
@@ -142,3 +143,26 @@ def test_the_figure_has_a_line_for_each_method_over_the_bytes_that_it_has_sent(t
             total = np.mean([sum(r["bytes"]["down"] + r["bytes"]["up"] for r in rounds_of(run)) for run in pair])
             assert x[-1] == pytest.approx(total / 1e9)
     assert left.lines[1].get_xdata()[-1] == pytest.approx(2 * left.lines[0].get_xdata()[-1]), "SCAFFOLD sends twice"
+
+
+def test_a_run_may_lack_a_baseline_that_another_one_has(tmp_path: Path) -> None:
+    runs = [finished(tmp_path / str(seed), seed, 0.5) for seed in (0, 1)]
+    for seed, run in enumerate(runs):
+        summary = json.loads((run / "summary.json").read_text())
+        if seed:
+            summary["methods"]["fedavg"] = {"zero_shot": summary["methods"]["common expert"]["plain"]}
+        summary["seconds"]["by_method"]["fedjets"] = seed
+        (run / "summary.json").write_text(json.dumps(summary))
+    for paths in (runs, runs[::-1]):
+        rows = {(row.method, row.prediction): row.seeds for row in compare_runs(paths)}
+        assert rows["FedAvg", "the model"] == (1,)
+        assert rows["FedJETs", "zero-shot"] == (0, 1)
+
+
+def test_an_equal_baseline_stands_there_once_however_long_it_took(tmp_path: Path) -> None:
+    runs = [finished(tmp_path / "a", 0, 0.5), finished(tmp_path / "b", 0, 0.5, gate__name="random")]
+    for number, run in enumerate(runs):
+        summary = json.loads((run / "summary.json").read_text())
+        summary["seconds"]["by_method"]["common expert"] = 1.0 + number
+        (run / "summary.json").write_text(json.dumps(summary))
+    assert [row.method for row in compare_runs(runs)].count("Common expert") == 1
