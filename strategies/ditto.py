@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fedmoe.errors import SettingsError
+from fedmoe.evaluation.zero_shot import Serving
 from fedmoe.federation.job import PARTS, ClientJob, Term
 from fedmoe.flower.strategy import ExpertStrategy
 
@@ -35,3 +36,7 @@ class Ditto(ExpertStrategy):
         ours = self.job(round_num, client_id, held)
         near = Term("prox", {"mu": self.strength})
         return ours, replace(ours, objective=(*ours.objective, near), private=PARTS, sends=False)
+
+    def serving(self) -> Serving:
+        """Returns: by the model; a training client by its own."""
+        return Serving(top_k=1, private=PARTS)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from fedmoe.errors import SettingsError
-from fedmoe.federation.server_optimiser import Adam, stepped
+from fedmoe.federation.server_optimiser import Adam, no_batch_norm, stepped
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.orders import Replies
 from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.settings import Settings
 
 __all__ = ["FedAdam"]
 
@@ -35,6 +36,10 @@ class FedAdam(ExpertStrategy):
                 "strategy.fedadam needs rate > 0, tau > 0 and both betas in [0, 1), got "
                 f"{self.rate}, {self.tau}, {self.beta_1} and {self.beta_2}"
             )
+
+    def check(self, settings: Settings) -> None:
+        """Refuses BatchNorm, whose variances a server's step could make negative."""
+        no_batch_norm(settings)
 
     def merge(self, round_num: int, state: ServerState, updates: Replies) -> ServerState:
         """Returns the state moved by Adam."""

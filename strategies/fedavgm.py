@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from fedmoe.errors import SettingsError
-from fedmoe.federation.server_optimiser import Momentum, stepped
+from fedmoe.federation.server_optimiser import Momentum, no_batch_norm, stepped
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.orders import Replies
 from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.settings import Settings
 
 __all__ = ["FedAvgM"]
 
@@ -30,6 +31,10 @@ class FedAvgM(ExpertStrategy):
             raise SettingsError(
                 f"strategy.fedavgm needs rate > 0 and momentum in [0, 1), got {self.rate} and {self.momentum}"
             )
+
+    def check(self, settings: Settings) -> None:
+        """Refuses BatchNorm, whose variances a server's step could make negative."""
+        no_batch_norm(settings)
 
     def merge(self, round_num: int, state: ServerState, updates: Replies) -> ServerState:
         """Returns the state moved with momentum."""

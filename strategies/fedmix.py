@@ -1,14 +1,9 @@
 """FedMix: all experts go to every client."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from fedmoe.evaluation.zero_shot import Serving
-from fedmoe.federation.assignment import Assignment, Rankings
 from fedmoe.federation.job import ClientJob, Term
-from fedmoe.federation.sampling import sample_clients
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.settings import Settings
 
@@ -35,14 +30,6 @@ class FedMix(ExpertStrategy):
     def pool_size(self, settings: Settings) -> int:
         """Returns M."""
         return settings.experts.num
-
-    def sample(self, round_num: int, clients: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
-        """Returns `per-round` clients by lot, anchors like any other."""
-        return sample_clients(clients, self.federation.settings.clients.per_round, rng)
-
-    def assign(self, round_num: int, rankings: Rankings, rng: np.random.Generator) -> Assignment:
-        """Returns all experts for everybody."""
-        return {client: tuple(range(self.num_experts)) for client in rankings}
 
     def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
         """Returns the joint loss of gate and experts."""

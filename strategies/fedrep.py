@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fedmoe.errors import SettingsError
+from fedmoe.evaluation.zero_shot import Serving
 from fedmoe.federation.job import ClientJob
 from fedmoe.flower.strategy import ExpertStrategy
 
@@ -37,3 +38,7 @@ class FedRep(ExpertStrategy):
             replace(ours, trains=("head",), sends=False, epochs=self.head_epochs),
             replace(ours, trains=("body",)),
         )
+
+    def serving(self) -> Serving:
+        """Returns: by the model; a training client by its own."""
+        return Serving(top_k=1, private=("head",))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from fedmoe.evaluation.zero_shot import Serving
 from fedmoe.federation.job import PARTS, ClientJob
 from fedmoe.flower.strategy import ExpertStrategy
 
@@ -12,8 +13,8 @@ __all__ = ["LocalOnly"]
 class LocalOnly(ExpertStrategy):
     """Each client trains a model of its own, kept on its disk, and sends nothing: what federation must beat.
 
-    It cannot serve an unseen client, which has only what all start from. With `init='common'` its figures are therefore
-    those of the common expert alone.
+    It cannot serve an unseen client, which has only what all start from. With `init='common'` its plain figures are
+    therefore those of the common expert alone (prior correction takes another prior for each).
 
     Attributes:
         init: where the models start: `common`, `random`, or empty: as `experts.init` says.
@@ -24,3 +25,7 @@ class LocalOnly(ExpertStrategy):
     def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
         """Returns FedAvg's job, of which everything stays with the client."""
         return replace(super().job(round_num, client_id, held), private=PARTS, sends=False)
+
+    def serving(self) -> Serving:
+        """Returns: by the model; a training client by its own."""
+        return Serving(top_k=1, private=PARTS)

@@ -9,9 +9,9 @@ from fedmoe.errors import SettingsError
 from fedmoe.federation.job import ClientJob, Term
 from fedmoe.federation.merging import merge_sums
 from fedmoe.federation.state import ServerState
-from fedmoe.flower.federation import Federation
 from fedmoe.flower.orders import Replies
 from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.settings import Settings
 
 __all__ = ["Scaffold"]
 
@@ -32,18 +32,13 @@ class Scaffold(ExpertStrategy):
 
     init: str = "common"
 
-    def bind(self, federation: Federation) -> None:
-        """Ties the strategy to a run.
-
-        Raises:
-            SettingsError: clients train with AdamW, whose steps are no multiples of gradients.
-        """
-        if federation.settings.train.optimiser != "sgd":
+    def check(self, settings: Settings) -> None:
+        """Refuses AdamW, whose steps are no multiples of gradients."""
+        if settings.train.optimiser != "sgd":
             raise SettingsError(
                 "scaffold corrects gradients by how far SGD has moved a model, got "
-                f"train.optimiser='{federation.settings.train.optimiser}'; hint: train.optimiser='sgd'"
+                f"train.optimiser='{settings.train.optimiser}'; hint: train.optimiser='sgd'"
             )
-        super().bind(federation)
 
     def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
         """Returns FedAvg's job with the correction, and what it needs."""

@@ -11,7 +11,7 @@ import numpy as np
 from fedmoe.evaluation.fairness import spread
 from fedmoe.evaluation.zero_shot import ClientResult
 
-__all__ = ["evaluation_record"]
+__all__ = ["evaluation_record", "seen_record"]
 
 
 def evaluation_record(results: Mapping[int, ClientResult]) -> dict[str, Any]:
@@ -50,6 +50,12 @@ def evaluation_record(results: Mapping[int, ClientResult]) -> dict[str, Any]:
         correct_MC = np.sum(measured, axis=0)
         record["expert_class_accuracy"] = _rounded(correct_MC / np.maximum(count_C, 1))
     return record
+
+
+def seen_record(results: Mapping[int, ClientResult]) -> dict[str, Any]:
+    """Returns the `seen` part of an evaluation: `methods` as for unseen clients, `clients` a row each."""
+    whole = evaluation_record(results)
+    return {"methods": whole["methods"], "clients": whole["clients"]}
 
 
 def mutual_information(counts_MC: "np.ndarray[Any, np.dtype[np.int64]]") -> float:

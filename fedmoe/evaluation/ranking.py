@@ -3,7 +3,7 @@
 Shapes: B samples of one client, M experts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -48,8 +48,21 @@ def client_scores(logits_BM: Tensor, aggregation: str) -> list[float]:
     return scores
 
 
+def adjusted(
+    outputs: Sequence[Mapping[int, Tensor]], log_priors: Sequence[Tensor | None]
+) -> list[Mapping[int, Tensor]]:
+    """Returns each client's logits_BC by expert with the log of its label prior added, where there is one."""
+    return [
+        own if prior_C is None else {i: logits_BC + prior_C.cpu() for i, logits_BC in own.items()}
+        for own, prior_C in zip(outputs, log_priors, strict=True)
+    ]
+
+
 def loss_scores(
-    load_expert: Callable[[int], Expert], num_experts: int, clients: Sequence[ClientSamples]
+    load_expert: Callable[[int], Expert],
+    num_experts: int,
+    clients: Sequence[ClientSamples],
+    log_priors: Sequence[Tensor | None],
 ) -> list[list[float]]:
     """Returns, for each client, minus each expert's mean cross-entropy on its own samples (IFCA, arXiv 2006.04088).
 
@@ -57,8 +70,9 @@ def loss_scores(
         load_expert: gives the expert with this id; valid until the next call.
         num_experts: M.
         clients: their samples.
+        log_priors: what each client's loss adds to the logits in training: the log of its label prior, or nothing.
     """
-    outputs = expert_logits(load_expert, [range(num_experts)] * len(clients), clients)
+    outputs = adjusted(expert_logits(load_expert, [range(num_experts)] * len(clients), clients), log_priors)
     return [
         [-float(cross_entropy(own[i], samples.y.cpu())) for i in range(num_experts)]
         for own, samples in zip(outputs, clients, strict=True)
@@ -66,7 +80,10 @@ def loss_scores(
 
 
 def mixture_shares(
-    load_expert: Callable[[int], Expert], num_experts: int, clients: Sequence[ClientSamples]
+    load_expert: Callable[[int], Expert],
+    num_experts: int,
+    clients: Sequence[ClientSamples],
+    log_priors: Sequence[Tensor | None],
 ) -> list[list[float]]:
     """Returns each client's shares pi of the experts, under which its labelled samples are likeliest; they sum to 1.
 
@@ -78,8 +95,9 @@ def mixture_shares(
         load_expert: gives the expert with this id; valid until the next call.
         num_experts: M.
         clients: their samples.
+        log_priors: what each client's loss adds to the logits in training: the log of its label prior, or nothing.
     """
-    outputs = expert_logits(load_expert, [range(num_experts)] * len(clients), clients)
+    outputs = adjusted(expert_logits(load_expert, [range(num_experts)] * len(clients), clients), log_priors)
     found = []
     for own, samples in zip(outputs, clients, strict=True):
         y_B = samples.y.cpu()

@@ -1,4 +1,4 @@
-"""Which samples of an unseen client are tested: the same ones for every method and round."""
+"""Which samples of a client are tested: the same ones for every method and round."""
 
 import numpy as np
 
@@ -6,7 +6,9 @@ from fedmoe.data.contracts import Ids
 from fedmoe.data.population import Population
 from fedmoe.seeding import numpy_stream
 
-__all__ = ["served_ids"]
+__all__ = ["seen_clients", "seen_ids", "served_ids"]
+
+SEEN_SAMPLES = 500  # of a training client, where the settings name no other number
 
 
 def served_ids(population: Population, client_id: int, limit: int, seed: int) -> Ids:
@@ -15,3 +17,33 @@ def served_ids(population: Population, client_id: int, limit: int, seed: int) ->
     if not limit or len(ids) <= limit:
         return ids
     return np.sort(numpy_stream(seed, "evaluate", "samples", client_id).choice(ids, limit, replace=False))
+
+
+def seen_clients(population: Population, count: int, seed: int) -> tuple[int, ...]:
+    """Returns as many training clients as are tested, by lot, sorted; anchors are as likely as others."""
+    every = population.num_training
+    lots = numpy_stream(seed, "evaluate", "seen").choice(every, size=min(count, every), replace=False)
+    return tuple(sorted(int(client) for client in lots))
+
+
+def seen_ids(population: Population, client_id: int, test_ids: Ids, limit: int, seed: int) -> Ids:
+    """Returns ids of test samples as the client's own are: of its domains, its labels in its shares, by lot, sorted.
+
+    Args:
+        population: who holds what.
+        client_id: a training client.
+        test_ids: all test samples.
+        limit: how many at the most; 0: 500. Where a label has too few, there are fewer.
+        seed: the run's.
+    """
+    own = population.shards[client_id]
+    labels, counts = np.unique(population.labels_N[own], return_counts=True)
+    alike = test_ids
+    if len(population.domains) > 1:
+        alike = test_ids[np.isin(population.domain_N[test_ids], np.unique(population.domain_N[own]))]
+    stream, found = numpy_stream(seed, "evaluate", "seen", client_id), []
+    for label, count in zip(labels, counts, strict=True):
+        pool = alike[population.labels_N[alike] == label]
+        wanted = max(1, round((limit or SEEN_SAMPLES) * count / len(own)))
+        found.append(stream.choice(pool, size=min(wanted, len(pool)), replace=False))
+    return np.sort(np.concatenate(found))

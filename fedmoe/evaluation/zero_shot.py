@@ -36,6 +36,7 @@ class Serving:
             predicts.
         answer: what `zero_shot` tells, the method's own way to predict: each sample by its `"best"` held expert, or by
             the `"mixture"` of the held ones (which has no figure of its own then).
+        private: which of a job's `PARTS` a training client has of its own, when it is tested.
         hindsight: also measure every expert on every client (costs M/K times the work): `best_expert` and the expert x
             class accuracies.
     """
@@ -45,6 +46,7 @@ class Serving:
     output: str = "probability"
     by: str = "gate"
     answer: str = "best"
+    private: tuple[str, ...] = ()
     hindsight: bool = False
 
 

@@ -10,9 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmoe.errors import SettingsError
 from fedmoe.federation.state import ServerState
+from fedmoe.settings import Settings
 
-__all__ = ["Adam", "Momentum", "ServerOptimiser", "stepped"]
+__all__ = ["Adam", "Momentum", "ServerOptimiser", "no_batch_norm", "stepped"]
 
 Values = NDArray[np.float64]
 Kept = dict[str, NDArray[Any]]
@@ -60,6 +62,19 @@ class Adam:
         rate = self.rate * np.sqrt(1 - self.beta_2 ** (steps + 1)) / (1 - self.beta_1 ** (steps + 1))
         momenta = {"first": first.astype(np.float32), "second": second.astype(np.float32)}
         return rate * first / (np.sqrt(second) + self.tau), {**momenta, "steps": np.array([steps])}
+
+
+def no_batch_norm(settings: Settings) -> None:
+    """Refuses BatchNorm: its running statistics are part of a vector, and are no weights that may be stepped.
+
+    Raises:
+        SettingsError: `experts.norm` is `"batch"`.
+    """
+    if settings.experts.norm == "batch":
+        raise SettingsError(
+            "a server optimiser steps all values of an expert, which BatchNorm's variances cannot bear, got "
+            "experts.norm='batch'; hint: experts.norm='group'"
+        )
 
 
 def stepped(optimiser: ServerOptimiser, before: ServerState, merged: ServerState, held: Collection[str]) -> ServerState:

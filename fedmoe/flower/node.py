@@ -1,7 +1,7 @@
 """One process's workplace for one run: the samples memory-mapped, resident modules, and the work of a cohort."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fedmoe.evaluation.attempts import attempt
 from fedmoe.evaluation.chunks import chunks
 from fedmoe.evaluation.outputs import gate_logits
 from fedmoe.evaluation.ranking import client_scores, loss_scores, mixture_shares
-from fedmoe.evaluation.served import served_ids
+from fedmoe.evaluation.served import seen_ids, served_ids
 from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_clients
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import Sums
@@ -61,6 +61,7 @@ class Node:
         self.population = open_population(str(plan["partition"]), prepared.dataset.y_N)
         table = open_embeddings(str(plan["embeddings"]))
         self.store = SampleStore.of(prepared.dataset, self.population, table, device)
+        self.test_ids = np.arange(prepared.dataset.num_train, len(prepared.dataset.y_N))
         self.spec = expert_spec(settings, prepared.dataset)
         self.gate_reads = gate_class(settings.gate.name).reads
         self.gates: dict[int, Gate] = {}  # by the size of the pool
@@ -93,7 +94,8 @@ class Node:
             if order["by"] != "gate":
                 by = {"loss": loss_scores, "likelihood": mixture_shares}[order["by"]]
                 own = [self.store.load(some, reads=None) for some in ids]
-                return by(self._loaded(state.experts), len(state.experts), own)
+                priors = [self.place.log_prior_of(some) for some in ids]
+                return by(self._loaded(state.experts), len(state.experts), own, priors)
             gate = self._received_gate(state.gate, len(state.experts))
             lots = [self._lots("rank", round_num, client, len(state.experts)) for client in clients]
             inputs = [self.store.gate_input(some, gate.reads, drawn) for some, drawn in zip(ids, lots, strict=True)]
@@ -152,10 +154,36 @@ class Node:
 
     def _jobs(self, order: Mapping[str, Any]) -> list[ClientJob]:
         """Returns the order's jobs, and looks from now on where its clients keep what they keep."""
-        jobs, folder = [job_from_json(job) for job in order["jobs"]], order.get("states", "")
-        states = ClientStates(Path(folder), self.settings.checkpoint_every)
-        self.states = RoundStates(states, jobs[0].round_num) if folder else None
+        jobs = [job_from_json(job) for job in order["jobs"]]
+        self.states = self._states_of(order, jobs[0].round_num)
         return jobs
+
+    def _states_of(self, order: Mapping[str, Any], round_num: int) -> RoundStates | None:
+        folder = order.get("states", "")
+        return RoundStates(ClientStates(Path(folder), self.settings.checkpoint_every), round_num) if folder else None
+
+    def _own_prior(self, client_id: int) -> torch.Tensor:
+        """Returns the label prior that a training client's own parts stand under."""
+        prior_C = self.population.label_prior(self.population.shards[client_id])
+        if self.settings.train.logit_adjustment:  # the loss has taken it out
+            prior_C = (prior_C > 0) / (prior_C > 0).sum()
+        return torch.from_numpy(prior_C)
+
+    def _own_state(self, client_id: int, state: ServerState, serving: Serving, round_num: int) -> ServerState:
+        """Returns the state as a training client has it after the round: with its private parts."""
+        if not serving.private:
+            return state
+        job = ClientJob(
+            client_id=client_id,
+            round_num=round_num,
+            experts=tuple(range(len(state.experts))),
+            objective=(),
+            gate=state.gate is not None,
+            private=serving.private,
+        )
+        gate = self.gate_for(len(state.experts)) if job.gate else None
+        own = self.place.start_of(job, state, self.scratch, gate)
+        return replace(state, experts=own.experts, gate=own.gate)
 
     def _recall(self, job: ClientJob) -> dict[str, NDArray[np.float32]]:
         return self._present_states(job.client_id).load(job.client_id)
@@ -168,15 +196,23 @@ class Node:
         return self.states
 
     def evaluate(self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-        """Returns how each unseen client asked about fares."""
+        """Returns how each client asked about fares, a training client with what it keeps."""
         state = partial_state(arrays, order["num_experts"])
-        serving, round_num = Serving(**order["serving"]), int(order["round"])
+        serving, round_num = serving_from_json(order["serving"]), int(order["round"])
         prior = torch.tensor(order["train_prior"], dtype=torch.float64)
 
         def serve(clients: Sequence[int]) -> list[dict[str, Any]]:
-            return [plain_result(result) for result in self.serve(clients, state, serving, prior, round_num)]
+            if clients[0] >= self.population.num_training:
+                return [plain_result(result) for result in self.serve(clients, state, serving, prior, round_num)]
+            own = self._own_state(clients[0], state, serving, round_num)
+            under = self._own_prior(clients[0]) if serving.private else prior
+            return [plain_result(result) for result in self.serve(clients, own, serving, under, round_num)]
 
-        done, failures = attempt("evaluate", round_num, self.together(order["clients"], len(state.experts)), serve)
+        self.states = self._states_of(order, round_num + 1)
+        seen = [[client] for client in order["clients"] if client < self.population.num_training]
+        unseen = [client for client in order["clients"] if client >= self.population.num_training]
+        chunks = [*seen, *self.together(unseen, len(state.experts))]
+        done, failures = attempt("evaluate", round_num, chunks, serve)
         return {"results": {str(client): result for client, result in done.items()}, "failures": _tables(failures)}
 
     def serve(
@@ -187,10 +223,15 @@ class Node:
         train_prior_C: torch.Tensor,
         round_num: int,
     ) -> list[ClientResult]:
-        """Returns how each of these unseen clients fares with the state; memory grows with their samples."""
+        """Returns how each of these clients fares with the state; memory grows with their samples."""
         seed, limit, num_experts = self.settings.seed, self.settings.evaluate.samples, len(state.experts)
         gate = None if state.gate is None else self._received_gate(state.gate, num_experts)
-        ids = [served_ids(self.population, client, limit, seed) for client in clients]
+        ids = [
+            served_ids(self.population, client, limit, seed)
+            if client >= self.population.num_training
+            else seen_ids(self.population, client, self.test_ids, limit, seed)
+            for client in clients
+        ]
         lots = [self._lots("evaluate", round_num, client, num_experts) for client in clients]
         reads = gate.reads if gate else None
         samples = [self.store.load(own, reads, drawn) for own, drawn in zip(ids, lots, strict=True)]
@@ -245,6 +286,11 @@ def in_turn(jobs: Sequence[ClientJob]) -> list[list[ClientJob]]:
             turns.append([])
         turns[number].append(job)
     return turns
+
+
+def serving_from_json(table: Mapping[str, Any]) -> Serving:
+    """Returns the serving that `vars` made a table of."""
+    return Serving(**{**table, "private": tuple(table["private"])})
 
 
 def row_of(update: ClientUpdate) -> dict[str, Any]:

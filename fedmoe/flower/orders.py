@@ -8,8 +8,9 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
-from fedmoe.evaluation.gathering import evaluation_record
+from fedmoe.evaluation.gathering import evaluation_record, seen_record
 from fedmoe.evaluation.priors import federated_prior
+from fedmoe.evaluation.served import seen_clients
 from fedmoe.evaluation.zero_shot import ClientResult, Serving
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import Sums, sums_of_updates
@@ -132,9 +133,10 @@ def _work(
 def evaluate_orders(
     federation: Federation, roster: Roster, round_num: int, state: ServerState, serving: Serving, hindsight: bool
 ) -> Orders:
-    """Returns the evaluation order for each node: its unseen clients, the gate and the pool."""
-    population = federation.population
-    prior = federated_prior(population, federation.settings.train.logit_adjustment)
+    """Returns the evaluation order for each node: its unseen clients, those seen that are tested, gate and pool."""
+    population, settings = federation.population, federation.settings
+    prior = federated_prior(population, settings.train.logit_adjustment)
+    seen = seen_clients(population, settings.evaluate.seen, settings.seed)
     arrays = {name: array for name, array in state.to_arrays().items() if not name.startswith("extra/")}
 
     def order(cohort: Sequence[int]) -> RecordDict:
@@ -145,10 +147,11 @@ def evaluate_orders(
             "serving": vars(serving) | {"hindsight": (serving.hindsight or hindsight) and len(state.experts) > 1},
             "train_prior": prior.tolist(),
             "num_experts": len(state.experts),
+            "states": federation.states,
         }
         return encode(payload, arrays)
 
-    return _deal(roster, {client: len(population.shards[client]) for client in population.unseen}, order)
+    return _deal(roster, {client: len(population.shards[client]) for client in (*seen, *population.unseen)}, order)
 
 
 def gather_rankings(
@@ -184,15 +187,22 @@ def gather_training(round_num: int, replies: Iterable[Message], cohorts: Cohorts
 
 
 def gather_evaluation(
-    round_num: int, replies: Iterable[Message], cohorts: Cohorts
+    round_num: int, replies: Iterable[Message], cohorts: Cohorts, num_training: int
 ) -> tuple[dict[str, Any] | None, list[ClientFailure]]:
-    """Returns the round's evaluation record (`None` when nobody could be served), and the failures."""
+    """Returns the round's evaluation record (`None` when nobody could be served), and the failures.
+
+    Clients below `num_training` have been trained: they are told of in its part `seen`.
+    """
     answered, failures = _read(round_num, "evaluate", replies, cohorts)
     results: dict[int, ClientResult] = {}
     for payload, _ in answered:
         failures += [failure_from_json(table) for table in payload["failures"]]
         results |= {int(client): _result(table) for client, table in payload["results"].items()}
-    return (evaluation_record(results) if results else None), failures
+    unseen = {client: result for client, result in results.items() if client >= num_training}
+    seen = {client: result for client, result in results.items() if client < num_training}
+    if not unseen:
+        return None, failures
+    return evaluation_record(unseen) | ({"seen": seen_record(seen)} if seen else {}), failures
 
 
 def _deal(roster: Roster, sizes: Mapping[int, int], order: Callable[[Sequence[int]], RecordDict]) -> Orders:

@@ -151,6 +151,7 @@ def summary_table(
             "common_expert_mean": methods["common expert"]["plain"]["mean"],
         },
         "methods": methods,
+        **_seen(outcomes),
         "bytes": {**traffic[header["strategy"]], "by_method": traffic},
         "seconds": {"total": round(seconds, 3), "round_median": float(np.median(main.seconds)), "by_method": by_method},
         "failures": sum(outcome.failures for outcome in outcomes.values()),
@@ -159,6 +160,12 @@ def summary_table(
         "notes": [*header["notes"], *_unserved(outcomes, len(common))],
         "run_folder": header["run_folder"],
     }
+
+
+def _seen(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """Returns each method's figures on training clients, where any were tested."""
+    told = {name: o.evaluation["seen"]["methods"] for name, o in outcomes.items() if "seen" in o.evaluation}
+    return {"seen": told} if told else {}
 
 
 def _unserved(outcomes: Mapping[str, Outcome], num_unseen: int) -> list[str]:

@@ -85,6 +85,9 @@ class ExpertStrategy(Strategy, ABC):
         """Returns M, the number of experts in the pool. By default 1: one dense model."""
         return 1
 
+    def check(self, settings: Settings) -> None:
+        """Refuses settings that the strategy cannot work with, by a `SettingsError`, before anything runs."""
+
     def sample(self, round_num: int, clients: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
         """Returns the clients of a round: by default `clients.per-round` of all training clients, by lot."""
         return sample_clients(clients, self.federation.settings.clients.per_round, rng)
@@ -213,7 +216,9 @@ class ExpertStrategy(Strategy, ABC):
         self._evaluation = None
         if not self._evaluation_cohorts:
             return None
-        self._evaluation, failures = gather_evaluation(server_round, replies, self._evaluation_cohorts)
+        self._evaluation, failures = gather_evaluation(
+            server_round, replies, self._evaluation_cohorts, self.federation.population.num_training
+        )
         self._failures = [*self._failures, *failures]
         if self._evaluation is None:
             raise RoundError(f"round {server_round}: no unseen client could be served; first: {_first(failures)}")

@@ -146,6 +146,9 @@ class EvaluateSettings:
     every: int = setting(10, "rounds between two evaluations; the last round is always evaluated", low=1)
     ema: float = setting(0.0, "decay of the moving average that gets evaluated; 0: the last model", low=0, below=1)
     samples: int = setting(0, "test samples of an unseen client at the most; 0: all", low=0)
+    seen: int = setting(
+        0, "training clients that are tested too, each with what it keeps, on test samples like its own; 0: none", low=0
+    )
     baselines: str = setting("", "strategies trained beside it on the same data, as 'fedavg,fedprox'")
 
 

@@ -121,7 +121,11 @@ class Workplace:
 
         A label that the client lacks gets a finite floor: its logit is pushed out of the softmax without becoming NaN.
         """
+        return self.log_prior_of(self.samples_of(job)) if self.settings.logit_adjustment else None
+
+    def log_prior_of(self, ids: NDArray[np.int64]) -> Tensor | None:
+        """Returns the log of the label prior of these samples, or `None` without logit adjustment."""
         if not self.settings.logit_adjustment:
             return None
-        prior_C: NDArray[np.float64] = self.population.label_prior(self.samples_of(job))
+        prior_C: NDArray[np.float64] = self.population.label_prior(ids)
         return torch.from_numpy(np.log(np.maximum(prior_C, 1e-8))).float().to(self.device)

@@ -89,7 +89,7 @@ def test_ranking_by_loss_puts_the_fitting_expert_first() -> None:
     for wanted, expert in enumerate(pool):
         labels = expert(inputs).argmax(dim=1)
         whole = ClientSamples(images, labels, none, 0 * one, one)
-        (scores,) = loss_scores(lambda i: pool[i], 4, [whole])
+        (scores,) = loss_scores(lambda i: pool[i], 4, [whole], [None])
         assert np.argmax(scores) == wanted
         by_hand = [-float(-torch.log_softmax(e(inputs), 1)[range(50), labels].mean().detach()) for e in pool]
         assert scores == pytest.approx(by_hand, rel=1e-5)

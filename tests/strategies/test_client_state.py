@@ -1,5 +1,6 @@
 """Strategies whose clients keep something, against plain torch and against what their papers' equations imply."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from fedmoe.data.population import build_population
 from fedmoe.errors import RoundError, SettingsError
+from fedmoe.evaluation.served import seen_clients, seen_ids
 from fedmoe.federation.job import PARTS, ClientJob, Term
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.recording.client_states import ClientStates
+from fedmoe.recording.comparison import compare_runs
 from fedmoe.settings import Settings, from_flat
 from fedmoe.training.objective import Batch, LocalModel
 from tests.by_hand import ByHand
-from tests.small import newest_state, rounds_of, run_small, small_config
+from tests.small import blobs, newest_state, rounds_of, run_small, small_config, small_settings
 
 ROUNDS = 5
 
@@ -190,3 +194,77 @@ def test_a_slip_in_a_job_is_named(private: Any, sends: bool) -> None:
     job = {"client_id": 0, "round_num": 1, "experts": (0,), "objective": (), "gate": False}
     with pytest.raises(ValueError, match=r"comma|of body, head, gate, got 'heads'"):
         ClientJob(**job, private=private, sends=sends)
+
+
+# ---- training clients are tested with what they keep ---------------------------------------------
+
+
+def test_a_training_client_is_tested_by_its_own_model_on_samples_like_its_own(tmp_path: Path) -> None:
+    runs = {
+        name: run(tmp_path / name, name, evaluate__seen=6, evaluate__every=ROUNDS, evaluate__samples=40)
+        for name in ("ditto", "fedavg", "local_only")
+    }
+    told = {name: rounds_of(folder)[-1]["evaluate"] for name, (folder, _) in runs.items()}
+    assert told["ditto"]["methods"] == told["fedavg"]["methods"], "an unseen client has no personal model"
+    folder, settings = runs["ditto"]
+    hand = ByHand(settings)
+    test_ids = np.arange(hand.data.num_train, len(hand.data.y_N))
+    weights = torch.from_numpy(newest_state(folder).experts[0])
+    own_models = 0
+    rows = told["ditto"]["seen"]["clients"]
+    assert len(rows) == 6
+    for row in rows:
+        client = row["client_id"]
+        ids = seen_ids(hand.who, client, test_ids, 40, settings.seed)
+        assert set(ids) <= set(test_ids)
+        assert set(hand.data.y_N[ids]) <= set(hand.data.y_N[hand.who.shards[client]])
+        kept = ClientStates(folder / "client-states").load(client, ROUNDS)
+        own_models += bool(kept)
+        vector = torch.from_numpy(personal(folder, client)) if kept else weights
+        torch.nn.utils.vector_to_parameters(vector.clone(), hand.net.parameters())
+        x = (torch.tensor(hand.data.x_NCHW[ids]).float() - hand.mean) / hand.std
+        with torch.no_grad():
+            right = hand.net(x).argmax(dim=1).numpy() == hand.data.y_N[ids]
+        assert (row["examples"], row["zero_shot"]) == (len(ids), pytest.approx(right.mean()))
+    assert own_models > 0
+    seen = {name: table["seen"]["methods"]["zero_shot"]["mean"] for name, table in told.items()}
+    assert len(set(seen.values())) == 3
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["seen"]["ditto"] == told["ditto"]["seen"]["methods"]
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_who_is_tested_depends_on_the_seed_alone(tmp_path: Path, nodes: int) -> None:
+    config = small_config(strategy__name="fedrep", evaluate__seen=5, evaluate__baselines="fedavg")
+    one = run_small(tmp_path / "one", nodes=2, settings=config, home=tmp_path / "home")
+    other = run_small(tmp_path / "other", nodes=nodes, settings=config, home=tmp_path / "home")
+    assert rounds_of(one) == rounds_of(other)
+    clients = [
+        [row["client_id"] for row in rounds_of(one / part)[-1]["evaluate"]["seen"]["clients"]]
+        for part in (".", "baselines/fedavg")
+    ]
+    assert clients[0] == clients[1]
+    assert len(clients[0]) == 5
+    titles = {(row.method, row.prediction) for row in compare_runs([one])}
+    assert {("FedRep", "the model (seen clients)"), ("FedAvg", "the model (seen clients)")} <= titles
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_test_samples_are_dealt_in_the_clients_own_shares(seed: int) -> None:
+    settings = small_settings(
+        seed=seed, clients__partition="domain", clients__domains="identity,negative", experts__num=2
+    )
+    data = blobs(None)  # type: ignore[arg-type]
+    who = build_population(data, settings)
+    test_ids = np.arange(data.num_train, len(data.y_N))
+    for client in who.training:
+        ids, own = seen_ids(who, client, test_ids, 60, seed), who.shards[client]
+        assert len(ids) == len(set(ids)) > 0
+        assert set(who.domain_N[ids]) <= set(who.domain_N[own])
+        share = np.bincount(data.y_N[own], minlength=6) / len(own)
+        got = np.bincount(data.y_N[ids], minlength=6)
+        available = np.bincount(data.y_N[test_ids[np.isin(who.domain_N[test_ids], who.domain_N[own])]], minlength=6)
+        wanted = np.minimum(available, np.where(share > 0, np.maximum(1, np.round(60 * share)), 0))
+        assert (got == wanted).all()
+    assert len(seen_clients(who, 5, seed)) == 5
+    assert seen_clients(who, 99, seed) == tuple(who.training)

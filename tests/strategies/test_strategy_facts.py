@@ -183,7 +183,7 @@ def test_a_clients_shares_are_the_likeliest_ones(seed: int) -> None:
         probs_MBC = torch.stack([8 * expert(x_BCHW) for expert in pool]).softmax(dim=2)
     source_B = torch.tensor([0] * 45 + [2] * 15)  # three quarters of the labels are the first expert's
     y_B = probs_MBC[source_B, torch.arange(60)].argmax(dim=1)
-    (shares,) = mixture_shares(lambda i: pool[i], 3, [replace(unlabelled, y=y_B)])
+    (shares,) = mixture_shares(lambda i: pool[i], 3, [replace(unlabelled, y=y_B)], [None])
     with torch.no_grad():
         probs_BM = torch.stack([e(x_BCHW).double().softmax(1)[torch.arange(60), y_B] for e in pool], dim=1)
 
