@@ -176,13 +176,15 @@ def _groups(paths: Sequence[Path]) -> list[tuple[str, list[dict[str, Any]]]]:
     for run in runs:
         groups.setdefault(tuple(sorted(run["settings"].items())), []).append(run)
     differing = _differing_keys([dict(key) for key in groups])
-    return [
-        (
-            ", ".join(f"{name}={dict(key).get(name)}" for name in differing),
-            sorted(members, key=lambda run: int(run["summary"]["seed"])),
-        )
-        for key, members in groups.items()
-    ]
+    in_order = [sorted(members, key=lambda run: int(run["summary"]["seed"])) for members in groups.values()]
+    without = [name for name in differing if name != "strategy.name"]  # which the method's title tells, if it tells all
+    titles = {(own[0]["summary"]["strategy"], _tag(key, without)) for key, own in zip(groups, in_order, strict=True)}
+    told = without if len(titles) == len(groups) else differing
+    return [(_tag(key, told), members) for key, members in zip(groups, in_order, strict=True)]
+
+
+def _tag(settings: tuple[Any, ...], names: Sequence[str]) -> str:
+    return ", ".join(f"{name}={dict(settings).get(name)}" for name in names)
 
 
 def _cells(row: Row, reference: Row) -> tuple[str, ...]:

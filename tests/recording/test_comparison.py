@@ -166,3 +166,19 @@ def test_an_equal_baseline_stands_there_once_however_long_it_took(tmp_path: Path
         summary["seconds"]["by_method"]["common expert"] = 1.0 + number
         (run / "summary.json").write_text(json.dumps(summary))
     assert [row.method for row in compare_runs(runs)].count("Common expert") == 1
+
+
+def test_a_strategys_name_is_told_once_unless_two_have_the_same(tmp_path: Path) -> None:
+    def renamed(folder: Path, strategy: str, title: str) -> Path:
+        run = finished(folder, 0, 0.5 + len(strategy) / 100, strategy__name=strategy)
+        text = (run / "summary.json").read_text()
+        (run / "summary.json").write_text(text.replace("fedjets", title))
+        return run
+
+    runs = [renamed(tmp_path / "a", "fedavg", "fedavg"), renamed(tmp_path / "b", "fedprox", "fedprox")]
+    assert {row.method for row in compare_runs(runs)} >= {"FedAvg", "FedProx"}
+    runs = [renamed(tmp_path / "c", "a:Mine", "mine"), renamed(tmp_path / "d", "other:Mine", "mine")]
+    assert {row.method for row in compare_runs(runs)} >= {
+        "Mine [strategy.name=a:Mine]",
+        "Mine [strategy.name=other:Mine]",
+    }
