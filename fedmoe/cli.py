@@ -70,13 +70,14 @@ def compare(
 ) -> None:
     """Print the methods of several runs side by side: mean and deviation over seeds, differences paired by seed."""
     from fedmoe.recording.comparison import compare_runs, comparison_table, to_csv, to_markdown
-    from fedmoe.recording.comparison_figure import draw_comparison
 
     paths = [path.absolute() for path in run_folders]
     rows = compare_runs(paths)
     if csv is not None:
         csv.write_text(to_csv(rows))
     if figure is not None:
+        from fedmoe.recording.comparison_figure import draw_comparison
+
         draw_comparison(paths).savefig(figure)
     if markdown:
         Console(soft_wrap=True).print(to_markdown(rows, against), highlight=False, markup=False)

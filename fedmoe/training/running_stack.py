@@ -34,9 +34,9 @@ def compiler() -> Callable[..., tuple[Tensor, Sequence[Tensor]]]:
     import torch._dynamo.config as dynamo  # takes a second: only where it is wanted
 
     dynamo.recompile_limit = max(64, dynamo.recompile_limit)
-    # No explicit vectors: what is left over at the end of a loop would be rounded in another way than the rest, and
-    # whose values those are depends on who else is in the stack. The C++ compiler's own vectors are exact.
-    # In parts (where the graph breaks) it gains nothing.
+    # What is left over at the end of a loop is rounded in another way than the rest, and whose values those are depends
+    # on who else is in the stack: hence no compiling in deterministic mode. In parts (where the graph breaks) it gains
+    # nothing.
     return torch.compile(Program.gradients, dynamic=True, fullgraph=True)
 
 
