@@ -1,7 +1,7 @@
 """A run's data as memory-mapped arrays in a cache that is addressed by content, so that many processes share them.
 
 ```
-<home>/cache/data/<fingerprint>/  x.npy  y.npy  [natural.npy]  meta.json
+<home>/cache/data/<fingerprint>/  x.npy  y.npy  [natural.npy]  [domain.npy]  meta.json
 ```
 """
 
@@ -68,6 +68,7 @@ def open_prepared(fingerprint: str) -> PreparedData:
             num_train=meta["num_train"],
             class_names=tuple(meta["class_names"]),
             natural_N=arrays.get("natural"),
+            domain_N=arrays.get("domain"),
         )
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"prepared data is damaged: {folder} ({error}); hint: delete that folder") from error
@@ -112,7 +113,8 @@ def cache_folder(fingerprint: str) -> Path:
 
 def _arrays(dataset: Dataset) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {"x": dataset.x_NCHW, "y": dataset.y_N}
-    return arrays if dataset.natural_N is None else {**arrays, "natural": dataset.natural_N}
+    owned = {"natural": dataset.natural_N, "domain": dataset.domain_N}
+    return arrays | {name: array for name, array in owned.items() if array is not None}
 
 
 def _meta(dataset: Dataset) -> dict[str, Any]:

@@ -4,14 +4,24 @@ A sample's *id* is its row in the whole data set, training samples first, then t
 are training samples. All that follows (clients, splits, embeddings) speaks of samples by id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Dataset", "Deal", "Ids", "LoadRequest", "Loader", "Partition", "Shares"]
+__all__ = [
+    "Dataset",
+    "Deal",
+    "Ids",
+    "LoadRequest",
+    "Loader",
+    "Partition",
+    "Shares",
+    "is_over_domains",
+    "over_domains",
+]
 
 Ids = NDArray[np.int64]
 
@@ -43,6 +53,7 @@ class Dataset:
         num_train: samples below this row are the training pool, the others the test pool.
         class_names: one a label.
         natural_N: int64 natural owner of each sample (a writer, say) where the data has one, else `None`.
+        domain_N: int64 domain of each sample, counted from 0, where the data comes in domains of its own, else `None`.
     """
 
     name: str
@@ -52,6 +63,7 @@ class Dataset:
     num_train: int
     class_names: tuple[str, ...]
     natural_N: NDArray[np.int64] | None = None
+    domain_N: NDArray[np.int64] | None = None
 
 
 class Loader(Protocol):
@@ -115,3 +127,18 @@ class Partition(Protocol):
     def __call__(self, deal: Deal) -> Shares:
         """Returns the shares; same deal, same shares. Raises `SettingsError` when the deal cannot be met."""
         ...
+
+
+def over_domains(partition: Callable[[Deal], Shares]) -> Callable[[Deal], Shares]:
+    """Marks a partition whose clients live in domains: those of `clients.domains`, or the data's own."""
+    setattr(partition, "over_domains", True)  # noqa: B010, an attribute that functions do not have
+    return partition
+
+
+def is_over_domains(partition: Partition) -> bool:
+    """Returns whether the partition's clients live in domains.
+
+    >>> is_over_domains(over_domains(lambda deal: Shares(train=(), unseen=())))
+    True
+    """
+    return bool(getattr(partition, "over_domains", False))

@@ -1,4 +1,4 @@
-"""Feature shift: each sample's image goes through the transform of its domain."""
+"""Each sample's image goes through the transform of its domain (feature shift), its label too (concept shift)."""
 
 import hashlib
 import inspect
@@ -20,16 +20,23 @@ Transform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 ROWS = 4096
 
 
-def apply_domains(prepared: PreparedData, domain_N: NDArray[np.int64], domains: tuple[str, ...]) -> PreparedData:
-    """Returns the data with every image as it looks in its sample's domain, cached like the data itself.
+def apply_domains(
+    prepared: PreparedData,
+    domain_N: NDArray[np.int64],
+    domains: tuple[str, ...],
+    meanings_GC: NDArray[np.int64] | None = None,
+) -> PreparedData:
+    """Returns the data with every image as it looks, and every label as it is called, in its sample's domain.
 
-    Its fingerprint hangs on the content before, the domains of all samples, and the transforms' names and source.
+    Cached like the data itself. Its fingerprint hangs on the content before, the domains of all samples, the
+    transforms' names and source, and the meanings.
 
     Args:
         prepared: the data as it was loaded.
         domain_N: domain of each sample by id, in [0, number of domains).
         domains: a transform for each domain: a short name or `"module:Attribute"`; uint8 NCHW in, uint8 NCHW of equal
             shape out, each image for itself.
+        meanings_GC: what each domain calls each label, shape (domains, classes); `None`: labels stay.
 
     Raises:
         ReferenceError_: there is no such transform.
@@ -43,12 +50,13 @@ def apply_domains(prepared: PreparedData, domain_N: NDArray[np.int64], domains: 
             f"there must be one domain in [0, {len(domains)}) for each of {num} samples; "
             f"got {domain_N.dtype}{list(domain_N.shape)}; hint: each sample's index into ({', '.join(domains)})"
         )
-    fingerprint = _fingerprint(prepared, domain_N, domains, transforms)
+    fingerprint = _fingerprint(prepared, domain_N, domains, transforms, meanings_GC)
     try:
         shifted = open_prepared(fingerprint)
     except DataError:
         x_NCHW = _transformed(prepared.dataset.x_NCHW, domain_N, domains, transforms)
-        shifted = keep(replace(prepared.dataset, x_NCHW=x_NCHW), fingerprint)
+        y_N = prepared.dataset.y_N if meanings_GC is None else meanings_GC[domain_N, prepared.dataset.y_N]
+        shifted = keep(replace(prepared.dataset, x_NCHW=x_NCHW, y_N=y_N), fingerprint)
     return replace(shifted, stand_in_for=prepared.stand_in_for)
 
 
@@ -79,9 +87,12 @@ def _fingerprint(
     domain_N: NDArray[np.int64],
     domains: tuple[str, ...],
     transforms: list[Transform],
+    meanings_GC: NDArray[np.int64] | None,
 ) -> str:
     digest = hashlib.sha256(json.dumps([prepared.fingerprint, domains]).encode())
     digest.update(np.ascontiguousarray(domain_N, dtype=np.int64).data)
+    if meanings_GC is not None:
+        digest.update(np.ascontiguousarray(meanings_GC, dtype=np.int64).data)
     for transform in transforms:
         # The source too: a transform that its author has edited must not find yesterday's images.
         digest.update(_source(transform))

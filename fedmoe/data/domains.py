@@ -5,24 +5,36 @@ from numpy.typing import NDArray
 
 from fedmoe.data.contracts import Dataset
 from fedmoe.errors import SettingsError
+from fedmoe.settings.schema import Settings
 
-__all__ = ["assign_domains", "parse_domains"]
+__all__ = ["assign_domains", "domains_of", "parse_domains"]
 
 
-def parse_domains(text: str) -> tuple[str, ...]:
+def domains_of(dataset: Dataset, settings: Settings) -> tuple[str, ...]:
+    """Returns the transform of each domain: as the settings say, or the identity for data with domains of its own."""
+    if dataset.domain_N is not None:
+        return ("identity",) * (int(dataset.domain_N.max()) + 1)
+    return parse_domains(settings.clients.domains, alike=settings.clients.permute_labels)
+
+
+def parse_domains(text: str, *, alike: bool = False) -> tuple[str, ...]:
     """Returns the references of the domains' transforms.
 
     >>> parse_domains("identity, negative")
     ('identity', 'negative')
 
+    Args:
+        text: the setting `clients.domains`.
+        alike: whether domains may look alike, as they differ by something else.
+
     Raises:
-        SettingsError: one is empty or comes twice.
+        SettingsError: one is empty, or comes twice and may not.
     """
     names = tuple(name.strip() for name in text.split(","))
-    if not all(names) or len(set(names)) < len(names):
+    if not all(names) or (not alike and len(set(names)) < len(names)):
         raise SettingsError(
             f"clients.domains must name different transforms, separated by commas, got '{text}'; "
-            "hint: 'identity,rotate90,rotate180,rotate270,negative'"
+            "hint: 'identity,rotate90,rotate180,rotate270,negative'; they may look alike with clients.permute-labels"
         )
     return names
 

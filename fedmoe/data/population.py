@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmoe.data.anchors import anchor_shares, label_groups
-from fedmoe.data.contracts import Dataset, Deal, Ids, Shares
-from fedmoe.data.domains import assign_domains, parse_domains
+from fedmoe.data.contracts import Dataset, Deal, Ids, Shares, is_over_domains
+from fedmoe.data.domains import assign_domains, domains_of
 from fedmoe.data.holdings import Holdings
 from fedmoe.data.overlap import check_disjoint
 from fedmoe.data.selection import choose_keeping_labels, choose_stratified
@@ -120,13 +120,15 @@ def build_population(dataset: Dataset, settings: Settings) -> Population:
     seed = derive_seed(settings.seed, "population")
     clients = settings.clients
     num_classes = len(dataset.class_names)
-    by_domain = clients.partition == "domain"
-    domains = parse_domains(clients.domains) if by_domain else ("identity",)
-    domain_N = assign_domains(dataset, len(domains), numpy_stream(seed, "domains"))
+    by_domain = is_over_domains(load_plugin("partition", "fedmoe.data.partitions", clients.partition))
+    domains = domains_of(dataset, settings) if by_domain else ("identity",)
+    domain_N = dataset.domain_N if by_domain else None
+    if domain_N is None:
+        domain_N = assign_domains(dataset, len(domains), numpy_stream(seed, "domains"))
     groups = label_groups(num_classes, settings.experts.num, numpy_stream(seed, "groups"))
     group_N = domain_N if by_domain else _groups_of(dataset.y_N, groups)
     public, pool = _public_split(dataset, settings, seed)
-    anchors = _anchors(settings, pool, group_N, dataset.y_N, len(domains) if by_domain else num_classes, seed)
+    anchors = _anchors(settings, pool, group_N, dataset.y_N, by_domain, seed)
     rest = np.setdiff1d(pool, np.concatenate(anchors), assume_unique=True) if anchors else pool
     shares = _deal(dataset, settings, rest, groups, domain_N if by_domain else None, derive_seed(seed, "partition"))
     everyone, unseen = Holdings.joined([Holdings.of(anchors), Holdings.of(shares.train)]), Holdings.of(shares.unseen)
@@ -166,16 +168,17 @@ def _public_split(dataset: Dataset, settings: Settings, seed: int) -> tuple[Ids,
 
 
 def _anchors(
-    settings: Settings, pool: Ids, group_N: NDArray[np.int64], y_N: NDArray[np.int64], num_groups: int, seed: int
+    settings: Settings, pool: Ids, group_N: NDArray[np.int64], y_N: NDArray[np.int64], by_domain: bool, seed: int
 ) -> tuple[Ids, ...]:
     """Returns each anchor's samples; nothing where the settings ask for no anchors."""
     clients, num = settings.clients, settings.experts.num
     if clients.anchors_per_round == 0:
         return ()
-    if clients.partition == "domain" and num != num_groups:
+    num_groups = int((group_N if by_domain else y_N).max()) + 1
+    if by_domain and num != num_groups:
         raise SettingsError(
             f"experts.num must be the number of domains ({num_groups}) where anchors are used with the partition "
-            f"'domain', got {num}; hint: experts.num={num_groups}, or clients.anchors-per-round=0"
+            f"'{clients.partition}', got {num}; hint: experts.num={num_groups}, or clients.anchors-per-round=0"
         )
     if num > num_groups:
         raise SettingsError(

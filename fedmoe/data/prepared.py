@@ -70,6 +70,8 @@ def _check(name: str, dataset: Dataset) -> None:
         and int(y_N.min()) >= 0
         and int(y_N.max()) < len(dataset.class_names),
         "there must be one natural owner a sample": dataset.natural_N is None or dataset.natural_N.shape == (num,),
+        "there must be one domain a sample, from 0 on": dataset.domain_N is None
+        or (dataset.domain_N.shape == (num,) and int(dataset.domain_N.min()) >= 0),
     }
     for rule, kept in rules.items():
         if not kept:

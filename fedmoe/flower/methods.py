@@ -206,12 +206,14 @@ def _start(
     states = recorder.place.states
     ClientStates(states).forget_after(start.round_num)
     settings = preparation.settings
-    state = start.state or preparation.initial_state(strategy.pool_size(settings), strategy.has_gate, strategy.init)
+    state = start.state or preparation.initial_state(
+        strategy.pool_size(settings), strategy.has_gate, strategy.init, strategy.gate
+    )
     strategy.bind(
         Federation(
             settings=settings,
             population=preparation.population,
-            plan=preparation.plan(),
+            plan=preparation.plan(strategy.gate),
             ledger=ledger_of(strategy, preparation),
             recorder=recorder,
             first_round=start.round_num + 1,
@@ -229,13 +231,16 @@ def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
     if not isinstance(strategy, ExpertStrategy):
         return Ledger(gate_size=0, expert_size=expert, num_experts=1, common_size=0)
     size = strategy.pool_size(preparation.settings)
-    reads_embeddings = strategy.has_gate and gate_class(preparation.settings.gate.name).reads == "embedding"
-    gate = preparation.initial_gate(size) if strategy.has_gate else None
+    gate = preparation.initial_gate(size, strategy.gate) if strategy.has_gate else None
+    reads = gate_class(strategy.gate or preparation.settings.gate.name).reads if strategy.has_gate else ""
+    common = vector_size(preparation.common.expert) if reads in ("embedding", "fingerprint") else 0
+    if reads == "fingerprint":
+        common += preparation.store.fingerprints.explained_CD.size
     return Ledger(
         gate_size=0 if gate is None else int(gate.size),
         expert_size=expert,
         num_experts=size,
-        common_size=vector_size(preparation.common.expert) if reads_embeddings else 0,
+        common_size=common,
     )
 
 

@@ -19,6 +19,7 @@ from fedmoe.evaluation.outputs import gate_logits
 from fedmoe.evaluation.ranking import client_scores, loss_scores, mixture_shares
 from fedmoe.evaluation.served import seen_ids, served_ids
 from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_clients
+from fedmoe.federation.grouping import print_of
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import Sums
 from fedmoe.federation.state import ServerState
@@ -47,7 +48,7 @@ class Node:
 
     Args:
         settings: the run's.
-        plan: what the server fixed: `data`, `embeddings` (cache keys), `partition` (hash).
+        plan: what the server fixed: `data`, `embeddings` (cache keys), `partition` (hash), `gate` (its name).
         device: where this node computes.
         sharers: processes that share the device's memory; a stack takes its part of what is free.
 
@@ -63,7 +64,8 @@ class Node:
         self.store = SampleStore.of(prepared.dataset, self.population, table, device)
         self.test_ids = np.arange(prepared.dataset.num_train, len(prepared.dataset.y_N))
         self.spec = expert_spec(settings, prepared.dataset)
-        self.gate_reads = gate_class(settings.gate.name).reads
+        self.gate_name = str(plan["gate"])
+        self.gate_reads = gate_class(self.gate_name).reads
         self.gates: dict[int, Gate] = {}  # by the size of the pool
         self.place = Workplace(
             make_expert=self._build_expert,
@@ -91,6 +93,9 @@ class Node:
 
         def scores(clients: Sequence[int]) -> list[list[float]]:
             ids = [self.population.shards[client] for client in clients]
+            if order["by"] == "fingerprint":
+                prints = [self.store.gate_input(some, "fingerprint") for some in ids]
+                return [print_of(own.cpu().numpy()).numbers() for own in prints]
             if order["by"] != "gate":
                 by = {"loss": loss_scores, "likelihood": mixture_shares}[order["by"]]
                 own = [self.store.load(some, reads=None) for some in ids]
@@ -255,7 +260,7 @@ class Node:
                 num_experts=num_experts,
                 hidden=self.settings.gate.hidden,
             )
-            self.gates[num_experts] = build_gate(self.settings.gate.name, spec, 0).to(self.device)
+            self.gates[num_experts] = build_gate(self.gate_name, spec, 0).to(self.device)
         return self.gates[num_experts]
 
     def _lots(self, stage: str, round_num: int, client_id: int, num_experts: int) -> Lots:

@@ -64,9 +64,9 @@ def rank_orders(
     by: str,
     aggregation: str,
 ) -> Orders:
-    """Returns the ranking query for each node: the gate (or the pool, to rank by anything else) and its clients."""
-    arrays = state.to_arrays()
-    wanted = {n: a for n, a in arrays.items() if (n == "gate" if by == "gate" else n.startswith("expert/"))}
+    """Returns the ranking query for each node: its clients, and the gate, the pool or nothing, as `by` needs."""
+    needed = {"gate": "gate", "loss": "expert/", "likelihood": "expert/"}.get(by)
+    wanted = {n: a for n, a in state.to_arrays().items() if needed and n.startswith(needed)}
     sizes = {client: len(federation.population.shards[client]) for client in clients}
 
     def order(cohort: Sequence[int]) -> RecordDict:

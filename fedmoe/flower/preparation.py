@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from fedmoe.data.concept_shift import label_meanings
 from fedmoe.data.content_cache import PreparedData
-from fedmoe.data.contracts import LoadRequest
+from fedmoe.data.contracts import LoadRequest, is_over_domains
 from fedmoe.data.domains import parse_domains
 from fedmoe.data.embeddings import Chunk, EmbeddingTable, embedding_table
 from fedmoe.data.population import Population, build_population
@@ -54,21 +55,27 @@ class Preparation:
     spec: ExpertSpec
     notes: tuple[str, ...] = field(default=())
 
-    def plan(self) -> Mapping[str, Any]:
-        """Returns what every order carries, so that nodes open the same data."""
+    def plan(self, gate: str = "") -> Mapping[str, Any]:
+        """Returns what every order carries, so that nodes open the same data and build the same gate.
+
+        Args:
+            gate: the gate's name, where the strategy has one that is not the settings'.
+        """
         return {
             "data": self.data.fingerprint,
             "embeddings": self.table.key,
             "partition": self.partition,
+            "gate": gate or self.settings.gate.name,
         }
 
-    def initial_state(self, num_experts: int, has_gate: bool, init: str) -> ServerState:
+    def initial_state(self, num_experts: int, has_gate: bool, init: str, gate: str = "") -> ServerState:
         """Returns the state before round 1; same seed, same bytes.
 
         Args:
             num_experts: size of the pool.
             has_gate: whether the strategy has a gate.
             init: `"random"`, `"common"`, or empty: as `experts.init` says.
+            gate: its name; empty: as the settings say.
 
         Raises:
             SettingsError: experts shall start from a common expert of another backbone.
@@ -83,18 +90,18 @@ class Preparation:
             experts = (to_vector(self.common.expert),) * num_experts
         else:
             experts = tuple(self._random_expert(i) for i in range(num_experts))
-        return ServerState(gate=self.initial_gate(num_experts) if has_gate else None, experts=experts)
+        return ServerState(gate=self.initial_gate(num_experts, gate) if has_gate else None, experts=experts)
 
     def _random_expert(self, expert_id: int) -> Vector:
         seed = derive_seed(self.settings.seed, "expert", expert_id)
         return to_vector(build_expert(self.settings.experts.model, self.spec, seed))
 
-    def initial_gate(self, num_experts: int) -> Vector:
-        """Returns the gate before round 1."""
-        gate = self.settings.gate
-        width = self.store.gate_width(gate_class(gate.name).reads, num_experts)
-        spec = GateSpec(in_features=width, num_experts=num_experts, hidden=gate.hidden)
-        return to_vector(build_gate(gate.name, spec, derive_seed(self.settings.seed, "gate")))
+    def initial_gate(self, num_experts: int, gate: str = "") -> Vector:
+        """Returns the gate before round 1; `gate` names it, empty: as the settings say."""
+        name = gate or self.settings.gate.name
+        width = self.store.gate_width(gate_class(name).reads, num_experts)
+        spec = GateSpec(in_features=width, num_experts=num_experts, hidden=self.settings.gate.hidden)
+        return to_vector(build_gate(name, spec, derive_seed(self.settings.seed, "gate")))
 
 
 def check_plugins(settings: Settings) -> None:
@@ -104,12 +111,17 @@ def check_plugins(settings: Settings) -> None:
         ReferenceError_: the first name that leads nowhere, with the known ones.
     """
     load_plugin("data set", "fedmoe.data.datasets", settings.data.name)
-    load_plugin("partition", "fedmoe.data.partitions", settings.clients.partition)
     gate_class(settings.gate.name)
     for model in {settings.experts.model, settings.common_expert.model or settings.experts.model}:
         load_plugin("expert", "fedmoe.moe.experts", model)
-    if settings.clients.partition == "domain":
-        for domain in parse_domains(settings.clients.domains):
+    over = is_over_domains(load_plugin("partition", "fedmoe.data.partitions", settings.clients.partition))
+    if settings.clients.permute_labels and not over:
+        raise SettingsError(
+            "clients.permute-labels permutes the labels of each domain, and needs a partition over domains, got "
+            f"clients.partition='{settings.clients.partition}'; hint: clients.partition='domain'"
+        )
+    if over:
+        for domain in parse_domains(settings.clients.domains, alike=settings.clients.permute_labels):
             load_plugin("transform", "fedmoe.data.transforms", domain)
     check_source(settings.common_expert.source)
 
@@ -134,9 +146,10 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
     tell(f"partition: {settings.clients.partition}, {len(data.dataset.y_N):,} samples of {data.dataset.name}")
     population = build_population(data.dataset, settings)
     dealt, partition = population.notes, keep_population(population)
+    meanings = label_meanings(settings, len(population.domains), population.num_classes)
+    if len(set(population.domains)) > 1 or meanings is not None:
+        data = apply_domains(data, population.domain_N, population.domains, meanings)
     population = open_population(partition, data.dataset.y_N)  # from the disk: what was built to deal can go
-    if len(population.domains) > 1:
-        data = apply_domains(data, population.domain_N, population.domains)
     common = common_expert(settings, data.dataset, data.fingerprint, population.public_ids, device, tell)
     table = _embeddings(data, population, common, device, tell)
     return Preparation(

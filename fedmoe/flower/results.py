@@ -22,9 +22,9 @@ LISTED = 500  # normal clients, and unseen ones, that `partition.json` lists at 
 
 
 def header_table(
-    preparation: Preparation, names: Sequence[str], run_folder: str, device: str, pool: int, has_gate: bool
+    preparation: Preparation, names: Sequence[str], run_folder: str, device: str, pool: int, gate: str
 ) -> dict[str, Any]:
-    """Returns what is told at the start; `pool` and `has_gate` are the main strategy's."""
+    """Returns what is told at the start; `pool` and `gate` (its name, or `none`) are the main strategy's."""
     settings = preparation.settings
     parameters = int(preparation.initial_state(1, False, "random").experts[0].size)
     return {
@@ -45,7 +45,7 @@ def header_table(
             "model": settings.experts.model,
             "parameters": parameters,
         },
-        "gate": settings.gate.name if has_gate else "none",
+        "gate": gate,
         "common_expert": dict(preparation.common.report) | {"fingerprint": preparation.common.fingerprint},
         "embeddings_computed": preparation.table.computed,
         "device": device,

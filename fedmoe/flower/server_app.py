@@ -66,7 +66,7 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
         str(folder.path),
         ", ".join(sorted(set(roster.devices))),
         main.pool_size(settings) if isinstance(main, ExpertStrategy) else 1,
-        isinstance(main, ExpertStrategy) and main.has_gate,
+        (main.gate or settings.gate.name) if isinstance(main, ExpertStrategy) and main.has_gate else "none",
     )
     header["notes"] += [*_hints(roster, settings), *unused_tables(settings, methods)]
     if old is not None:

@@ -61,16 +61,19 @@ class ExpertStrategy(Strategy, ABC):
 
     Attributes:
         has_gate: whether it trains and serves with a gate.
+        gate: the gate's name; empty: as the settings' `gate.name` says.
         ranks_by: what clients rank experts by: `"gate"`, `"loss"` (IFCA), `"likelihood"` (their shares of the experts,
-            as FedEM's) or `"none"`.
+            as FedEM's), `"fingerprint"` (their scores are the numbers of their `ClientPrint`), or `"none"`.
         merges: what comes back: `"sums"` over a node's clients, or every client's `"updates"` (median, clustering).
         init: where the pool starts: `"random"`, `"common"`, or `""`: as the settings' `experts.init` says.
         federation: what it is bound to, from `bind` on.
         num_experts: M, from `bind` on.
         rankings: of the round at hand: client -> its score of every expert.
+        state: that the round at hand starts from.
     """
 
     has_gate: ClassVar[bool] = False
+    gate: ClassVar[str] = ""
     ranks_by: ClassVar[str] = "none"
     merges: ClassVar[str] = "sums"
     init: str = ""
@@ -78,6 +81,7 @@ class ExpertStrategy(Strategy, ABC):
     num_experts: int
     num_rounds: int
     rankings: Rankings
+    state: ServerState
 
     # ---- what a strategy may override ---------------------------------------------------------------------------
 
@@ -95,6 +99,10 @@ class ExpertStrategy(Strategy, ABC):
     def ranked(self, clients: Sequence[int]) -> Sequence[int]:
         """Returns those of a round's clients that are asked to rank the experts: by default all, if anything ranks."""
         return clients if self.ranks_by != "none" else ()
+
+    def begin(self, round_num: int, state: ServerState) -> ServerState:
+        """Returns the state that the round starts from, once `rankings` are there. By default: the last one's."""
+        return state
 
     def assign(self, round_num: int, rankings: Rankings, rng: np.random.Generator) -> Assignment:
         """Returns who holds which experts, by default all hold all; a client that was not ranked has no scores."""
@@ -143,13 +151,14 @@ class ExpertStrategy(Strategy, ABC):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Returns one message per node with work; the ranking query is sent, and answered, on the way."""
-        state = state_of(arrays)
+        self.state = state_of(arrays)
         if self._roster is None:
             self._roster = call_roster(grid)
         rng = numpy_stream(self.federation.settings.seed, "round", server_round, "server")
         clients = tuple(self.sample(server_round, self.federation.population.training, rng))
         self._asked = tuple(self.ranked(clients))
-        self.rankings, self._failures = self._rank(server_round, self._asked, state, grid)
+        self.rankings, self._failures = self._rank(server_round, self._asked, self.state, grid)
+        self.state = state = self.begin(server_round, self.state)
         lost = {failure.client_id for failure in self._failures}
         self._clients = clients
         present = {client: self.rankings.get(client, ()) for client in clients if client not in lost}
@@ -327,12 +336,16 @@ class ExpertStrategy(Strategy, ABC):
             "completed": self._completed,
             "failures": [_plain(failure) for failure in self._failures],
             "train": {"loss": loss, "examples": sum(row["num_examples"] for row in self._rows)},
-            "rankings": {str(c): [round(s, 6) for s in scores] for c, scores in sorted(self.rankings.items())},
+            "rankings": {} if self.ranks_by == "fingerprint" else _rounded(self.rankings),
             "load": load,
             "bytes": {"down": sent.down, "up": sent.up, "by_expert": list(sent.by_expert)},
             "evaluate": self._evaluation,
             "seconds": dict(seconds),
         }
+
+
+def _rounded(rankings: Rankings) -> dict[str, list[float]]:
+    return {str(client): [round(score, 6) for score in scores] for client, scores in sorted(rankings.items())}
 
 
 def _several(jobs: Sequence[ClientJob]) -> Sequence[ClientJob]:

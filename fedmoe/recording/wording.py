@@ -22,6 +22,7 @@ TITLES = {
     "fedjets": "FedJETs",
     "fedjets adam": "FedJETs with Adam",
     "fedmix": "FedMix",
+    "fedprints": "FedPrints",
     "fedprox": "FedProx",
     "fedrep": "FedRep",
     "fedsgd": "FedSGD",

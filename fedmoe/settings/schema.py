@@ -56,7 +56,10 @@ class ClientsSettings:
     labels_per_client: int = setting(4, "labels that a client holds (random-labels, aligned, pathological)", low=1)
     alpha: float = setting(0.1, "concentration of the Dirichlet partition", above=0)
     shards_per_client: int = setting(2, "shards that a client holds (shards)", low=1)
-    domains: str = setting("identity,rotate90,rotate180,rotate270,negative", "transforms of the domain partition")
+    domains: str = setting("identity,rotate90,rotate180,rotate270,negative", "transforms of the domain partitions")
+    permute_labels: bool = setting(
+        False, "concept shift: each domain but the first permutes the labels in its own way (domain partitions)"
+    )
     unseen: int = setting(10, "clients that take no part in training", low=1)
     samples: int = setting(0, "training samples of a client at the most; 0: all that fall to it", low=0)
     timeout: float = setting(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import one_hot
 
 from fedmoe.data.contracts import Dataset, Ids
 from fedmoe.data.embeddings import EmbeddingTable
+from fedmoe.data.fingerprints import Fingerprints
 from fedmoe.data.population import Population
 
 __all__ = ["ClientSamples", "Lots", "SampleStore", "channel_statistics"]
@@ -108,6 +110,7 @@ class SampleStore:
         mean: per-channel mean.
         std: per-channel standard deviation.
         device: where tensors go.
+        public_ids: the public split, on which fingerprints stand.
         resident: whether whole arrays stay on the device.
     """
 
@@ -120,6 +123,7 @@ class SampleStore:
     mean: Tensor
     std: Tensor
     device: torch.device
+    public_ids: Ids = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     resident: bool = False
     placed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -138,6 +142,7 @@ class SampleStore:
             mean=mean,
             std=std,
             device=device,
+            public_ids=population.public_ids,
             resident=has_room(device, sum(array.nbytes for array in arrays)),
         )
 
@@ -180,8 +185,12 @@ class SampleStore:
             return self._take("embeddings", ids)
         if reads == "group":
             return one_hot(self._take("groups", ids), self.num_groups).float()
+        if reads == "fingerprint":
+            if len(ids) and not 0 <= ids.min() <= ids.max() < len(self.embeddings):
+                raise IndexError(f"sample ids must lie in [0, {len(self.embeddings)}), got {ids.min()} .. {ids.max()}")
+            return torch.from_numpy(self.fingerprints.of(self.embeddings[ids], self.logits[ids])).to(self.device)
         if reads != "lot":
-            raise ValueError(f"a gate reads 'embedding', 'group' or 'lot', got '{reads}'")
+            raise ValueError(f"a gate reads 'embedding', 'fingerprint', 'group' or 'lot', got '{reads}'")
         if lots is None:
             raise ValueError("a gate that reads lots needs them drawn; hint: load(ids, 'lot', Lots(seed, num_experts))")
         return lots.draw(len(ids)).to(self.device)
@@ -191,6 +200,11 @@ class SampleStore:
         if reads == "lot":
             return num_experts
         return self.num_groups if reads == "group" else int(self.embeddings.shape[1])
+
+    @cached_property
+    def fingerprints(self) -> Fingerprints:
+        """Returns the map from embeddings to fingerprints."""
+        return Fingerprints.fitted(self.embeddings, self.logits, self.public_ids)
 
     def _take(self, name: str, ids: Ids) -> Tensor:
         array = getattr(self, name)

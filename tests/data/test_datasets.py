@@ -20,6 +20,7 @@ ROWS = {
     "emnist": "test_idx_sets.py",
     "fashion_mnist": "test_idx_sets.py",
     "imagefolder": "test_imagefolder.py",
+    "three_sources": "test_three_sources.py",
 }
 
 

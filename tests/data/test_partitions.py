@@ -29,6 +29,7 @@ BATTERY = {
     "aligned": Row(novel=True, num_labels=4),
     "dirichlet": Row(novel=True),
     "domain": Row(novel=False),
+    "domain_labels": Row(novel=False, whole_pool=False),
     "iid": Row(novel=False),
     "natural": Row(novel=False, whole_pool=False),
     "pathological": Row(novel=True, num_labels=4),
@@ -271,3 +272,23 @@ def test_unseen_clients_share_combinations_where_too_few_are_left_and_that_is_sa
 def test_what_unseen_means_is_noted_where_labels_are_not_new() -> None:
     for name in ("iid", "domain", "natural", "shards"):
         assert any("unseen client" in note for note in deal_out(name, make_deal()).notes), name
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_domain_labels_gives_each_client_k_labels_of_one_domain_and_the_unseen_new_ones_there(seed: int) -> None:
+    deal = make_deal(seed, num_unseen=6)
+    assert deal.domain_N is not None
+    shares = deal_out("domain_labels", deal)
+    trained, fresh = set(), set()
+    for kind, own in ((trained, shares.train), (fresh, shares.unseen)):
+        for share in own:
+            (domain,) = np.unique(deal.domain_N[share])
+            assert len(labels(deal, share)) == deal.labels_per_client
+            kind.add((int(domain), labels(deal, share)))
+    assert {domain for domain, _ in trained} == {domain for domain, _ in fresh} == set(range(DOMAINS))
+    assert trained.isdisjoint(fresh)
+
+
+def test_domain_labels_serves_domains_in_which_nobody_unseen_lives() -> None:
+    shares = deal_out("domain_labels", make_deal(num_unseen=2))
+    assert len(shares.unseen) == 2

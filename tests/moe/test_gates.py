@@ -28,6 +28,7 @@ class Row:
 
 
 GATES = {
+    "discriminant": Row(),
     "frozen": Row(),
     "mlp": Row(trains=True),
     "oracle": Row(),
@@ -37,7 +38,7 @@ GATES = {
 
 
 def make(name: str, seed: int = 0, num_experts: int = NUM_EXPERTS) -> Gate:
-    width = WIDTH if gate_class(name).reads == "embedding" else num_experts
+    width = WIDTH if gate_class(name).reads in ("embedding", "fingerprint") else num_experts
     return build_gate(name, GateSpec(in_features=width, num_experts=num_experts, hidden=6), seed)
 
 

@@ -12,6 +12,7 @@ from fedmoe.data.embeddings import EmbeddingTable
 from fedmoe.data.population import Population, build_population
 from fedmoe.errors import SettingsError
 from fedmoe.evaluation.zero_shot import serve_clients
+from fedmoe.federation.grouping import print_of
 from fedmoe.federation.job import Term
 from fedmoe.federation.ledger import Ledger
 from fedmoe.federation.state import ServerState
@@ -28,6 +29,8 @@ from fedmoe.training.samples import Lots, SampleStore
 from strategies.fedjets import FedJETs
 from tests.small import NUM_CLASSES, blobs, small_settings
 
+WIDTH = 4  # of fingerprints
+
 
 @dataclass(frozen=True)
 class Row:
@@ -39,6 +42,7 @@ class Row:
         wrong: arguments that it must refuse.
         others: argument sets beside the defaults to go through the battery.
         alone: whether one client does the work of all.
+        trains_gate: whether clients train the gate, where there is one.
         answers: the experts that an unseen client gets, where that is not K.
     """
 
@@ -48,6 +52,7 @@ class Row:
     others: tuple[dict[str, Any], ...] = field(default=())
     alone: bool = False
     answers: int = 0
+    trains_gate: bool = True
 
 
 STRATEGIES = {
@@ -77,6 +82,14 @@ STRATEGIES = {
         ),
     ),
     "fedjets_adam": Row(pool=3, held=2, wrong=({"rate": -1.0}, {"output": "vote"}), others=({"output": "logit"},)),
+    "fedprints": Row(
+        pool=3,
+        held=1,
+        answers=1,
+        trains_gate=False,
+        wrong=({"threshold": 0.0}, {"census": 1}, {"census": -1}),
+        others=({"census": 0}, {"census": 4, "threshold": 3}),
+    ),
     "fedmix": Row(pool=3, held=3, answers=3, others=({"output": "logit"},)),
     "fedrep": Row(pool=1, held=1, wrong=({"head_epochs": 0},), others=({"head_epochs": 2},)),
     "ifca": Row(pool=3, held=1, answers=1),
@@ -104,13 +117,21 @@ def rankings_for(strategy: ExpertStrategy, clients: tuple[int, ...], seed: int) 
     """Returns what `assign` is told: scores of those who were asked, nothing of the others."""
     rng = np.random.default_rng(seed)
     asked = set(strategy.ranked(clients))
+    if strategy.ranks_by == "fingerprint":
+        prints = {c: print_of(rng.standard_normal((9, WIDTH)).astype(np.float32)).numbers() for c in sorted(asked)}
+        return {client: tuple(prints.get(client, ())) for client in {*asked, *clients}}
     return {c: tuple(rng.random(strategy.num_experts).tolist()) if c in asked else () for c in clients}
 
 
 def one_round(strategy: ExpertStrategy, round_num: int, seed: int = 0) -> tuple[tuple[int, ...], dict[int, Any]]:
     rng = np.random.default_rng([seed, round_num])
     clients = tuple(strategy.sample(round_num, tuple(strategy.federation.population.training), rng))
-    return clients, dict(strategy.assign(round_num, rankings_for(strategy, clients, seed), rng))
+    gate = np.zeros(strategy.num_experts * (WIDTH + 1), dtype=np.float32)
+    strategy.state = ServerState(gate=gate, experts=())
+    rankings = rankings_for(strategy, clients, seed)
+    strategy.rankings = {client: scores for client, scores in rankings.items() if scores}
+    strategy.state = strategy.begin(round_num, strategy.state)
+    return clients, dict(strategy.assign(round_num, {client: rankings[client] for client in clients}, rng))
 
 
 def test_every_strategy_has_a_row() -> None:
@@ -169,7 +190,7 @@ def test_its_jobs_travel_as_json_and_name_objectives_that_exist(name: str, argum
             for job in jobs:
                 assert (job.client_id, job.round_num, job.experts) == (client, round_num, tuple(held))
                 assert job.weighting in ("uniform", "examples")
-                assert job.gate == strategy.has_gate
+                assert job.gate == (strategy.has_gate and STRATEGIES[name].trains_gate)
                 assert job_from_json(json.loads(json.dumps(job_to_json(job)))) == job
                 assert callable(load_objective(job.objective))
 
@@ -188,6 +209,7 @@ def test_it_serves_a_client_that_it_has_never_seen(name: str, arguments: dict[st
     store = SampleStore.of(data, strategy.federation.population, table, torch.device("cpu"))
     spec = ExpertSpec(in_shape=(1, 4, 4), num_classes=NUM_CLASSES, width=5)
     pool = [build_expert("mlp", spec, i) for i in range(strategy.num_experts)]
+    gate = strategy.gate or gate
     width = store.gate_width(gate_class(gate).reads, len(pool))
     module = build_gate(gate, GateSpec(in_features=width, num_experts=len(pool), hidden=4), 0)
     prior = torch.full((NUM_CLASSES,), 1 / NUM_CLASSES, dtype=torch.float64)

@@ -1,8 +1,9 @@
 """The domain partition (feature shift): each client lives in one domain; inside a domain labels are IID."""
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fedmoe.data.contracts import Deal, Ids, Shares
+from fedmoe.data.contracts import Deal, Ids, Shares, over_domains
 from fedmoe.data.partitioner import partitioner_seed, split
 from fedmoe.errors import SettingsError
 from fedmoe.seeding import numpy_stream
@@ -10,6 +11,7 @@ from fedmoe.seeding import numpy_stream
 __all__ = ["domain"]
 
 
+@over_domains
 def domain(deal: Deal) -> Shares:
     """Returns shares that lie in one domain each, the domains spread over the clients as evenly as possible.
 
@@ -18,13 +20,9 @@ def domain(deal: Deal) -> Shares:
     Raises:
         SettingsError: there are no domains, or a domain has fewer samples than clients.
     """
-    if deal.domain_N is None:
-        raise SettingsError(
-            "the partition 'domain' needs a domain of every sample, got none; hint: clients.partition='domain'"
-        )
-    domains = int(deal.domain_N.max()) + 1
-    train = _in_domains(deal, "train", deal.train_ids, deal.num_clients, domains)
-    unseen = _in_domains(deal, "unseen", deal.test_ids, deal.num_unseen, domains)
+    train = _in_domains(deal, "train", deal.train_ids, deal.num_clients)
+    unseen = _in_domains(deal, "unseen", deal.test_ids, deal.num_unseen)
+    domains = _number(deal)
     notes = [
         "domain: an unseen client lives in one of the training domains, with samples that took no part in training"
     ]
@@ -34,14 +32,38 @@ def domain(deal: Deal) -> Shares:
     return Shares(train=train, unseen=unseen, notes=tuple(notes))
 
 
-def _in_domains(deal: Deal, kind: str, ids: Ids, num_clients: int, domains: int) -> tuple[Ids, ...]:
+def homes(deal: Deal, kind: str, num_clients: int) -> NDArray[np.int64]:
+    """Returns the domain that each client lives in, spread as evenly as possible, by lot.
+
+    Args:
+        deal: what is to be dealt.
+        kind: which clients: `"train"` or `"unseen"`.
+        num_clients: how many there are.
+
+    Raises:
+        SettingsError: there are no domains.
+    """
+    domains = _number(deal)
+    order = numpy_stream(deal.seed, "domains of clients", kind).permutation(domains)
+    home: NDArray[np.int64] = order[np.arange(num_clients) % domains]
+    return home
+
+
+def _number(deal: Deal) -> int:
+    if deal.domain_N is None:
+        raise SettingsError(
+            "a partition over domains needs a domain of every sample, got none; hint: clients.partition='domain'"
+        )
+    return int(deal.domain_N.max()) + 1
+
+
+def _in_domains(deal: Deal, kind: str, ids: Ids, num_clients: int) -> tuple[Ids, ...]:
     from flwr_datasets.partitioner import IidPartitioner
 
+    home = homes(deal, kind, num_clients)
     assert deal.domain_N is not None
-    order = numpy_stream(deal.seed, "domains of clients", kind).permutation(domains)
-    home = order[np.arange(num_clients) % domains]
     shares: dict[int, Ids] = {}
-    for index in range(domains):
+    for index in range(_number(deal)):
         members = np.flatnonzero(home == index).tolist()
         if members:
             inside = ids[deal.domain_N[ids] == index]

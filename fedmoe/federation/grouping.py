@@ -1,0 +1,151 @@
+"""Groups of clients by the means of their fingerprints: how many there are, who is in which, how to tell a new client.
+
+Shapes: S clients, D features of a fingerprint, G groups found, M experts in the pool.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ClientPrint", "Groups", "find_groups", "print_of"]
+
+RIDGE = 1e-3  # of the mean variance, added to each: directions in which nothing varies must not decide
+NEVER = -1e4  # score of an expert that no group has
+
+
+@dataclass(frozen=True)
+class ClientPrint:
+    """What a client says of its fingerprints, once.
+
+    Attributes:
+        mean_D: their mean.
+        covariance_DD: their covariance; zero for a single sample.
+        num: how many there are.
+    """
+
+    mean_D: NDArray[np.float64]
+    covariance_DD: NDArray[np.float64]
+    num: int
+
+    def numbers(self) -> list[float]:
+        """Returns it as `values_of(D)` numbers: the mean, the covariance's upper triangle, how many."""
+        upper = self.covariance_DD[np.triu_indices(len(self.mean_D))]
+        numbers: list[float] = np.concatenate([self.mean_D, upper, [self.num]]).tolist()
+        return numbers
+
+    @staticmethod
+    def values_of(width: int) -> int:
+        """Returns how many numbers it takes for D = `width`.
+
+        >>> ClientPrint.values_of(2)
+        6
+        """
+        return width + width * (width + 1) // 2 + 1
+
+    @classmethod
+    def from_numbers(cls, numbers: Sequence[float], width: int) -> "ClientPrint":
+        """Returns what `numbers` made numbers of."""
+        values = np.asarray(numbers, dtype=np.float64)
+        covariance_DD = np.zeros((width, width))
+        rows, columns = np.triu_indices(width)
+        covariance_DD[rows, columns] = covariance_DD[columns, rows] = values[width:-1]
+        return cls(values[:width], covariance_DD, int(values[-1]))
+
+
+def print_of(fingerprint_ND: NDArray[np.float32]) -> ClientPrint:
+    """Returns the print of a client with these fingerprints."""
+    values_ND = np.asarray(fingerprint_ND, dtype=np.float64)
+    centred_ND = values_ND - values_ND.mean(axis=0)
+    return ClientPrint(values_ND.mean(axis=0), centred_ND.T @ centred_ND / max(1, len(values_ND) - 1), len(values_ND))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What was found.
+
+    Attributes:
+        of: client id -> its group in [0, G).
+        ratios: the variance between clients over that within them, in the directions that tell clients apart best,
+            chance taken off; descending.
+        weight_MD: discriminants, a row an expert; expert m serves group m.
+        bias_M: their constants; an expert beyond the groups is never the best.
+    """
+
+    of: Mapping[int, int]
+    ratios: tuple[float, ...]
+    weight_MD: NDArray[np.float64]
+    bias_M: NDArray[np.float64]
+
+    @property
+    def num(self) -> int:
+        """Returns G."""
+        return len(set(self.of.values()))
+
+
+def find_groups(prints: Mapping[int, ClientPrint], most: int, threshold: float, seed: int) -> Groups:
+    """Returns the groups: one more than there are directions in which clients differ by more than `threshold`.
+
+    Fisher's discriminant analysis with the clients as classes: directions v that make `v B v / v W v` stationary, B
+    the covariance of the clients' means, W the mean of their covariances. What chance alone reaches (`chance_ratio`) is
+    taken off. G groups whose means are in general position span G - 1 directions, so G - 1 ratios stand above the
+    threshold; in those directions the clients are clustered by k-means.
+
+    Args:
+        prints: by client id; two clients at the least.
+        most: M, the most groups.
+        threshold: on the ratio of variances.
+        seed: of k-means.
+
+    Raises:
+        ValueError: fewer than two clients.
+    """
+    if len(prints) < 2:
+        raise ValueError(f"clients are grouped by their differences, got {len(prints)} client")
+    clients = sorted(prints)
+    mean_SD = np.stack([prints[client].mean_D for client in clients])
+    within_DD = np.mean([prints[client].covariance_DD for client in clients], axis=0)
+    within_DD += RIDGE * max(np.trace(within_DD) / len(within_DD), 1e-12) * np.eye(len(within_DD))
+    chance = chance_ratio([prints[client].num for client in clients], mean_SD.shape[1])
+    # W = L L^T: in the coordinates x L^-T the within-covariance is the identity, and B's eigenvectors are wanted.
+    whiten_DD = np.linalg.inv(np.linalg.cholesky(within_DD)).T
+    _, scale, axes_DD = np.linalg.svd((mean_SD - mean_SD.mean(axis=0)) @ whiten_DD, full_matrices=False)
+    ratios = scale**2 / len(clients) - chance
+    telling = min(int((ratios > threshold).sum()), most - 1)
+    kept = tuple(float(ratio) for ratio in ratios[:most])
+    weight_MD, bias_M = np.zeros((most, mean_SD.shape[1])), np.full(most, NEVER)
+    if telling == 0:
+        bias_M[0] = 0.0
+        return Groups(dict.fromkeys(clients, 0), kept, weight_MD, bias_M)
+    project_DG = whiten_DD @ axes_DD[:telling].T
+    group_S, centre_GG = clustered(mean_SD @ project_DG, telling + 1, seed)
+    weight_MD[: telling + 1] = centre_GG @ project_DG.T
+    bias_M[: telling + 1] = -(centre_GG**2).sum(axis=1) / 2
+    return Groups(dict(zip(clients, group_S.tolist(), strict=True)), kept, weight_MD, bias_M)
+
+
+def chance_ratio(sizes: Sequence[int], width: int) -> float:
+    """Returns the largest ratio that clients which do not differ reach, for many clients and features.
+
+    The edge of the spectrum of an F matrix (Wachter, Annals of Statistics 8(5), 1980) times the mean of 1/n: a mean of
+    n samples has 1/n of their covariance. Infinity where too few samples are there to know that covariance. With a
+    handful of samples a client the largest ratio scatters widely around this edge.
+
+    >>> round(chance_ratio([400] * 100, 128), 4)
+    0.0114
+    """
+    clients, inside = len(sizes), sum(size - 1 for size in sizes)
+    if inside <= width:
+        return float("inf")
+    between, within = width / clients, width / inside
+    edge = ((1 + np.sqrt(between + within - between * within)) / (1 - within)) ** 2
+    return float(edge * np.mean([1 / size for size in sizes]))
+
+
+def clustered(point_SG: NDArray[np.float64], groups: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Returns each point's cluster and the clusters' centres: k-means, the best of ten starts."""
+    from sklearn.cluster import KMeans  # here: it takes seconds to import
+
+    found = KMeans(groups, n_init=10, random_state=seed % 2**32).fit(point_SG)
+    return found.labels_.astype(np.int64), found.cluster_centers_.astype(np.float64)

@@ -1,0 +1,126 @@
+"""FedPrints: experts for groups of clients that look alike once their labels are taken out; no label finds them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmoe.errors import SettingsError
+from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.federation.assignment import Assignment, Rankings
+from fedmoe.federation.grouping import ClientPrint, find_groups
+from fedmoe.federation.job import ClientJob
+from fedmoe.federation.sampling import sample_clients
+from fedmoe.federation.state import ServerState
+from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.seeding import derive_seed, numpy_stream
+from fedmoe.settings import Settings
+
+__all__ = ["FedPrints"]
+
+GROUPS, RATIOS = "groups", "ratios"
+UNKNOWN = -1
+
+
+@dataclass
+class FedPrints(ExpertStrategy):
+    """One expert for each group of clients with like fingerprints, and one for all where fingerprints are alike.
+
+    fedmoe's own; the idea, its equations and what each part brings: docs/fedprints.md. Before the first round clients
+    send the mean and the covariance of their fingerprints: of what their embeddings say beyond the common expert's
+    belief in the labels. Where their means differ by more than `threshold` of what a client's own samples differ by,
+    the server groups them, and each client trains its group's expert. Where they differ by labels alone there is one
+    group, and this is FedAvg. An unseen client gets the expert of the group that its unlabelled samples fit best.
+
+    Anchors are clients like any other, so `clients.per-round` may be as many as FedJETs' traffic pays for; it is meant
+    to go with `train.logit-adjustment`, `evaluate.ema` and label-prior correction.
+
+    Attributes:
+        threshold: on the ratio of the variance between clients to that within them, above 0.
+        census: clients that are asked for their fingerprints before the first round, by lot; 0: all. The others are
+            asked when their turn to train comes.
+        init: where the experts start: `common`, `random`, or empty: as `experts.init` says.
+    """
+
+    threshold: float = 0.5
+    census: int = 200
+    init: str = "common"
+
+    has_gate: ClassVar[bool] = True
+    gate: ClassVar[str] = "discriminant"
+    ranks_by: ClassVar[str] = "fingerprint"
+
+    def __post_init__(self) -> None:
+        if self.threshold <= 0 or self.census < 0 or self.census == 1:
+            raise SettingsError(
+                "strategy.fedprints needs threshold > 0 and a census of 0 (all) or at least 2 clients, "
+                f"got {self.threshold} and {self.census}"
+            )
+
+    def pool_size(self, settings: Settings) -> int:
+        """Returns M."""
+        return settings.experts.num
+
+    def ranked(self, clients: Sequence[int]) -> Sequence[int]:
+        """Returns the clients of the census before the first round, and always those whose group is not known."""
+        known = self.state.extras.get(GROUPS)
+        if known is not None:
+            return [client for client in clients if known[client] == UNKNOWN]
+        everyone = self.federation.population.training
+        if not self.census or self.census >= len(everyone):
+            return everyone
+        stream = numpy_stream(self.federation.settings.seed, "fedprints", "census")
+        return sorted({*clients, *sample_clients(everyone, self.census, stream)})
+
+    def begin(self, round_num: int, state: ServerState) -> ServerState:
+        """Returns the state with groups and gate, which the first round finds, and a group for each newcomer."""
+        prints = {client: self._print(numbers) for client, numbers in self.rankings.items()}
+        if GROUPS not in state.extras:
+            return self._grouped(state, prints)
+        groups = state.extras[GROUPS].copy()
+        for client, own in prints.items():
+            groups[client] = int(np.argmax(self._scores(own)))
+        return replace(state, extras={**state.extras, GROUPS: groups})
+
+    def assign(self, round_num: int, rankings: Rankings, rng: np.random.Generator) -> Assignment:
+        """Returns each client's own group's expert."""
+        groups = self.state.extras[GROUPS]
+        return {client: (int(groups[client]),) for client in rankings}
+
+    def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
+        """Returns the cross-entropy of its group's expert; the gate stays on the server."""
+        return replace(super().job(round_num, client_id, held), gate=False)
+
+    def serving(self) -> Serving:
+        """Returns: the expert of the group that the client's samples fit best."""
+        return Serving(top_k=1, aggregation="mean-logit")
+
+    def ranking_indices(self) -> int:
+        """Returns how many numbers a client sends of its fingerprints."""
+        return ClientPrint.values_of(self._width())
+
+    def _grouped(self, state: ServerState, prints: Mapping[int, ClientPrint]) -> ServerState:
+        seed = derive_seed(self.federation.settings.seed, "fedprints", "groups")
+        found = find_groups(prints, self.num_experts, self.threshold, seed)
+        groups = np.full(self.federation.population.num_training, UNKNOWN, dtype=np.int64)
+        for client, group in found.of.items():
+            groups[client] = group
+        gate = np.concatenate([found.weight_MD.ravel(), found.bias_M]).astype(np.float32)
+        return replace(state, gate=gate, extras={**state.extras, GROUPS: groups, RATIOS: np.array(found.ratios)})
+
+    def _scores(self, own: ClientPrint) -> NDArray[np.float64]:
+        """Returns the gate's score of each group."""
+        assert self.state.gate is not None
+        split = self.state.gate.size - self.num_experts
+        weight_MD = self.state.gate[:split].reshape(self.num_experts, -1)
+        scores_M: NDArray[np.float64] = weight_MD @ own.mean_D + self.state.gate[split:]
+        return scores_M
+
+    def _width(self) -> int:
+        assert self.state.gate is not None
+        return self.state.gate.size // self.num_experts - 1
+
+    def _print(self, numbers: Sequence[float]) -> ClientPrint:
+        return ClientPrint.from_numbers(numbers, self._width())

@@ -1,0 +1,119 @@
+"""Laws of grouping clients by fingerprints: planted groups are found, none where there are none."""
+
+import numpy as np
+import pytest
+from scipy.linalg import eigh
+
+from fedmoe.federation.grouping import RIDGE, ClientPrint, chance_ratio, find_groups, print_of
+
+WIDTH, CLIENTS, SAMPLES = 12, 40, 60
+
+
+def planted(seed: int, groups: int, apart: float = 1.5) -> tuple[dict[int, ClientPrint], np.ndarray]:
+    """Returns prints of clients in groups whose means lie apart, under a covariance that is not round."""
+    rng = np.random.default_rng(seed)
+    mix = rng.standard_normal((WIDTH, WIDTH)) * np.geomspace(10, 0.1, WIDTH)
+    # Corners of a simplex in random directions: any two are equally far apart, and they span groups - 1 directions.
+    basis = np.linalg.qr(rng.standard_normal((WIDTH, groups)))[0].T * apart * np.sqrt(groups)
+    group_S = rng.permutation(np.arange(CLIENTS) % groups)
+    prints = {
+        10 + client: print_of(((rng.standard_normal((SAMPLES, WIDTH)) + basis[group]) @ mix).astype(np.float32))
+        for client, group in enumerate(group_S)
+    }
+    return prints, group_S
+
+
+def same_partition(one: np.ndarray, two: np.ndarray) -> bool:
+    return bool(((one[:, None] == one) == (two[:, None] == two)).all())
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("groups", [1, 2, 3, 5])
+def test_as_many_groups_are_found_as_were_planted_and_the_right_clients_in_each(groups: int, seed: int) -> None:
+    prints, group_S = planted(seed, groups)
+    found = find_groups(prints, 8, 0.5, seed)
+    assert found.num == groups
+    assert same_partition(np.array([found.of[client] for client in sorted(prints)]), group_S)
+    assert sum(ratio > 0.5 for ratio in found.ratios) == groups - 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_more_groups_than_the_pool_has_experts(seed: int) -> None:
+    prints, _ = planted(seed, 5)
+    found = find_groups(prints, 3, 0.5, seed)
+    assert found.num == 3
+    assert found.weight_MD.shape == (3, WIDTH)
+
+
+@pytest.mark.parametrize("samples", [5, 10, 60])
+def test_chance_alone_makes_no_groups_however_few_samples_a_client_has(samples: int) -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        prints = {i: print_of(rng.standard_normal((samples, WIDTH)).astype(np.float32)) for i in range(CLIENTS)}
+        found = find_groups(prints, 5, 0.5, seed)
+        assert found.num == 1
+        assert max(found.ratios) < 0.3
+
+
+@pytest.mark.parametrize(("clients", "samples", "width"), [(60, 20, 30), (100, 400, 64), (200, 5, 50), (40, 4, 40)])
+def test_chance_reaches_what_the_formula_says(clients: int, samples: int, width: int) -> None:
+    reached = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        samples_SND = rng.standard_normal((clients, samples, width))
+        means = samples_SND.mean(axis=1)
+        within = np.mean([np.cov(own.T) for own in samples_SND], axis=0)
+        reached.append(eigh(np.cov(means.T, bias=True), within, eigvals_only=True)[-1])
+    assert np.mean(reached) == pytest.approx(chance_ratio([samples] * clients, width), rel=0.15)
+
+
+def test_with_fewer_samples_than_features_nothing_is_known() -> None:
+    assert chance_ratio([1, 1, 3], 2) == float("inf")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ratios_are_the_generalised_eigenvalues_less_chance(seed: int) -> None:
+    prints, _ = planted(seed, 3)
+    means = np.stack([prints[client].mean_D for client in sorted(prints)])
+    within = np.mean([own.covariance_DD for own in prints.values()], axis=0)
+    within += RIDGE * np.trace(within) / WIDTH * np.eye(WIDTH)
+    slow = eigh(np.cov(means.T, bias=True), within, eigvals_only=True)[::-1]
+    chance = chance_ratio([SAMPLES] * CLIENTS, WIDTH)
+    np.testing.assert_allclose(find_groups(prints, 5, 0.5, 0).ratios, (slow - chance)[:5], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_discriminants_tell_a_new_client_and_a_coordinate_system_changes_nothing(seed: int) -> None:
+    prints, group_S = planted(seed, 4)
+    known = dict(sorted(prints.items())[:30])
+    turn = np.random.default_rng(seed).standard_normal((WIDTH, WIDTH)) + 3 * np.eye(WIDTH)
+    for matrix in (np.eye(WIDTH), turn):
+        turned = {
+            c: ClientPrint(p.mean_D @ matrix, matrix.T @ p.covariance_DD @ matrix, p.num) for c, p in prints.items()
+        }
+        found = find_groups({client: turned[client] for client in known}, 4, 0.5, seed)
+        told = np.array([int((found.weight_MD @ turned[c].mean_D + found.bias_M).argmax()) for c in sorted(prints)])
+        assert same_partition(told, group_S)
+        assert [told[n] for n, c in enumerate(sorted(prints)) if c in known] == [found.of[c] for c in sorted(known)]
+
+
+@pytest.mark.parametrize("num", [1, 2, 30])
+def test_a_print_is_mean_and_covariance_and_travels_as_numbers(num: int) -> None:
+    values = np.random.default_rng(num).standard_normal((num, 5)).astype(np.float32)
+    own = print_of(values)
+    np.testing.assert_allclose(own.mean_D, values.mean(axis=0), rtol=1e-5, atol=1e-7)
+    wanted = np.cov(values.T.astype(np.float64)) if num > 1 else np.zeros((5, 5))
+    np.testing.assert_allclose(own.covariance_DD, wanted, atol=1e-12)
+    numbers = own.numbers()
+    assert len(numbers) == ClientPrint.values_of(5)
+    back = ClientPrint.from_numbers(numbers, 5)
+    assert (back.mean_D.tobytes(), back.covariance_DD.tobytes(), back.num) == (
+        own.mean_D.tobytes(),
+        own.covariance_DD.tobytes(),
+        num,
+    )
+
+
+def test_a_single_client_has_nobody_to_differ_from() -> None:
+    with pytest.raises(ValueError, match="got 1 client"):
+        find_groups({3: print_of(np.zeros((2, 2), np.float32))}, 2, 0.5, 0)
