@@ -1,0 +1,135 @@
+"""The map's regimes and methods: how clients differ, how much an expert holds, how good the common expert is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["METHODS", "REGIMES", "Part", "Regime", "Value", "parts_of"]
+
+Value = bool | int | float | str
+
+ALWAYS: Mapping[str, Value] = {
+    "evaluate.every": 100,
+    "evaluate.ema": 0.9,
+    "train.trainer": "stacked",
+    "train.stack": 15,
+}
+TRANSFERS = 15  # experts that go to clients, and come back, in a round: of every method
+LABELS, DOMAINS = "label skew", "domains"
+
+
+@dataclass(frozen=True)
+class Regime:
+    """One row of the map.
+
+    Attributes:
+        title: as it is printed.
+        kind: what the row is about: `shift`, `capacity` or `common expert`.
+        settings: what makes it, over the simulation's own settings.
+        groups: groups of clients that look different; 1: they differ by labels at the most. FedJETs is given one
+            anchor a group, and one expert a client where there are several (a client lives in one), else K = 2 of 5.
+    """
+
+    title: str
+    kind: str
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    groups: int = 1
+
+
+def labels(partition: str, **more: Value) -> dict[str, Value]:
+    """Returns the settings of a partition by labels."""
+    own: dict[str, Value] = {f"clients.{name}": value for name, value in more.items()}
+    return {"clients.partition": partition, "clients.unseen": 10, **own}
+
+
+def domains(held: int = 0, **more: Value) -> dict[str, Value]:
+    """Returns the settings of clients that live in one domain each, with so many labels (0: all)."""
+    skew: dict[str, Value] = {"clients.partition": "domain-labels", "clients.labels-per-client": held}
+    own = skew if held else {"clients.partition": "domain"}
+    return {**own, "clients.unseen": 10, **{f"clients.{name}": value for name, value in more.items()}}
+
+
+ALIKE = ",".join(["identity"] * 5)
+TURNED = {"permute-labels": True}
+SOURCES: Mapping[str, Value] = {"data.name": "three_sources"}
+RANDOM, ROTATED = labels("random-labels"), domains(held=4)
+
+REGIMES: Mapping[str, Regime] = {
+    "iid": Regime("no shift (IID)", "shift", labels("iid")),
+    "dirichlet": Regime("labels: Dirichlet 0.1", "shift", labels("dirichlet")),
+    "random-4": Regime("labels: 4 at random", "shift", RANDOM),
+    "random-2": Regime("labels: 2 at random", "shift", labels("random-labels", **{"labels-per-client": 2})),
+    "aligned": Regime("labels: unions of anchor groups", "shift", {"clients.unseen": 3}),
+    "concept": Regime("meaning: 5 hidden groups", "shift", domains(domains=ALIKE, **TURNED), groups=5),
+    "rotated": Regime("look: rotations, negative", "shift", domains(), groups=5),
+    "rotated-4": Regime("look x 4 labels", "shift", ROTATED, groups=5),
+    "rotated-2": Regime("look x 2 labels", "shift", domains(held=2), groups=5),
+    "rotated-4-concept": Regime("look x 4 labels x meaning", "shift", domains(held=4, **TURNED), groups=5),
+    "sources": Regime("three data sets", "shift", {**SOURCES, **domains()}, groups=3),
+    "sources-4": Regime("three data sets x 4 labels", "shift", {**SOURCES, **domains(held=4)}, groups=3),
+    "random-4-small": Regime("labels, 16 units", "capacity", {**RANDOM, "experts.width": 16}),
+    "rotated-4-small": Regime("look x labels, 16 units", "capacity", {**ROTATED, "experts.width": 16}, groups=5),
+    "random-4-cnn": Regime("labels, CNN", "capacity", {**RANDOM, "experts.model": "cnn"}),
+    "rotated-4-cnn": Regime("look x labels, CNN", "capacity", {**ROTATED, "experts.model": "cnn"}, groups=5),
+    "random-4-weak": Regime("labels, 200 public", "common expert", {**RANDOM, "data.public-samples": 200}),
+    "rotated-4-weak": Regime(
+        "look x labels, 200 public", "common expert", {**ROTATED, "data.public-samples": 200}, groups=5
+    ),
+    "random-4-strong": Regime("labels, 10,000 public", "common expert", {**RANDOM, "data.public-samples": 10_000}),
+    "rotated-4-strong": Regime(
+        "look x labels, 10,000 public", "common expert", {**ROTATED, "data.public-samples": 10_000}, groups=5
+    ),
+}
+
+METHODS: Mapping[str, str] = {
+    "common": "common expert + EM",
+    "fedavg": "FedAvg + LA + EM",
+    "fedjets": "FedJETs",
+    "fedjets-la": "FedJETs + LA",
+    "fedprints": "FedPrints",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run of a regime and a seed.
+
+    Attributes:
+        name: of its folder.
+        settings: all that it sets.
+        methods: strategy of the run -> method of the map.
+    """
+
+    name: str
+    settings: Mapping[str, Value]
+    methods: Mapping[str, str]
+
+
+def parts_of(regime: Regime, seed: int, fashion: str, cifar: str) -> list[Part]:
+    """Returns the runs that give all methods of a regime: those that share all settings are trained in one.
+
+    Each method moves 15 experts a round: FedJETs sends two to a normal client where it has to tell label groups, one
+    where clients live in one domain each.
+
+    Args:
+        regime: which.
+        seed: of all runs.
+        fashion: `data.root` of Fashion-MNIST.
+        cifar: `data.root` of CIFAR-10's pictures.
+    """
+    whole = regime.settings.get("data.name") == "three_sources"
+    base = {**ALWAYS, **regime.settings, "seed": seed, "data.root": cifar if whole else fashion}
+    experts = regime.groups if regime.groups > 1 else 5
+    base |= {"experts.num": experts, "clients.anchors-per-round": experts}
+    routed = {**base, "experts.top-k": 1, "clients.per-round": TRANSFERS}
+    if regime.groups == 1:
+        routed |= {"experts.top-k": 2, "clients.per-round": experts + (TRANSFERS - experts) // 2}
+    adjusted: dict[str, Value] = {"train.logit-adjustment": True}
+    many = {**base, **adjusted, "clients.per-round": TRANSFERS, "experts.top-k": 1}
+    plain = Part("fedjets", {**routed, "strategy.name": "fedjets", "evaluate.baselines": ""}, {"fedjets": "fedjets"})
+    one = {"fedprints": "fedprints", "fedavg": "fedavg"}
+    if regime.groups > 1:
+        ours = {**many, "strategy.name": "fedprints", "evaluate.baselines": "fedavg,fedjets"}
+        return [Part("fedprints", ours, {**one, "fedjets": "fedjets-la"}), plain]
+    ours = {**many, "strategy.name": "fedprints", "evaluate.baselines": "fedavg"}
+    tuned = {**routed, **adjusted, "strategy.name": "fedjets", "evaluate.baselines": ""}
+    return [Part("fedprints", ours, one), Part("fedjets-la", tuned, {"fedjets": "fedjets-la"}), plain]

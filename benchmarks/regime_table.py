@@ -1,0 +1,199 @@
+"""The map as numbers, as a table and as a figure."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from benchmarks.regime_grid import METHODS, REGIMES, Part
+
+__all__ = ["Cell", "cells_of", "draw", "markdown", "summary_rows", "terminal_table", "write_csv"]
+
+# How a method predicts. FedJETs may take whichever of its four ways is the best in a regime.
+PREDICTIONS = {
+    "common": ("em",),
+    "fedavg": ("zero_shot_em",),
+    "fedjets": ("zero_shot", "zero_shot_em", "mixture", "mixture_em"),
+    "fedjets-la": ("zero_shot", "zero_shot_em", "mixture", "mixture_em"),
+    "fedprints": ("zero_shot_em",),
+}
+OURS = "fedprints"
+Accuracies = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method's accuracy on unseen clients in one regime with one seed.
+
+    Attributes:
+        prediction: how it predicts.
+        accuracy: mean over unseen clients, in [0, 1].
+        megabytes: that a run has sent.
+        groups: groups that were found, by a method that looks for them; else 0.
+    """
+
+    regime: str
+    seed: int
+    method: str
+    prediction: str
+    accuracy: float
+    megabytes: float
+    groups: int = 0
+
+
+def cells_of(regime: str, seed: int, runs: Sequence[tuple[Part, Path]]) -> list[Cell]:
+    """Returns what the runs of a regime and a seed come to."""
+    cells = []
+    for part, folder in runs:
+        summary = json.loads((folder / "summary.json").read_text())
+        names = {**part.methods, **({"common expert": "common"} if OURS in part.methods else {})}
+        for strategy, method in names.items():
+            sent = summary["bytes"]["by_method"].get(strategy, {})
+            megabytes = (sent.get("down", 0) + sent.get("up", 0) + sent.get("once", 0)) / 1e6
+            found = summary["methods"][strategy]
+            groups = _groups(folder) if method == OURS else 0
+            cells += [
+                Cell(regime, seed, method, way, found[way]["mean"], megabytes, groups)
+                for way in PREDICTIONS[method]
+                if way in found
+            ]
+    return cells
+
+
+def _groups(folder: Path) -> int:
+    """Returns how many experts were trained in all rounds."""
+    lines = (json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines())
+    return len({expert for line in lines for held in line["assignment"].values() for expert in held})
+
+
+@dataclass(frozen=True)
+class Row:
+    """A regime's figures.
+
+    Attributes:
+        regime: its name.
+        seeds: that are whole.
+        accuracies: method -> accuracy of each seed, under the method's best prediction in this regime.
+        groups: found, by seed.
+    """
+
+    regime: str
+    seeds: tuple[int, ...]
+    accuracies: dict[str, Accuracies]
+    groups: tuple[int, ...]
+
+    @property
+    def rival(self) -> str:
+        """Returns the best of the other methods, by its mean."""
+        return max((m for m in self.accuracies if m != OURS), key=lambda m: float(self.accuracies[m].mean()))
+
+    @property
+    def lead(self) -> Accuracies:
+        """Returns by how much ours stands above the best of the others, a seed each."""
+        lead: Accuracies = self.accuracies[OURS] - self.accuracies[self.rival]
+        return lead
+
+
+def summary_rows(cells: Sequence[Cell]) -> list[Row]:
+    """Returns a row a regime, in the map's order."""
+    rows = []
+    for regime in REGIMES:
+        own = [cell for cell in cells if cell.regime == regime]
+        seeds = sorted({cell.seed for cell in own})
+        if not seeds:
+            continue
+        best: dict[str, Accuracies] = {}
+        for method in METHODS:
+            ways = {
+                way: np.array(
+                    [c.accuracy for s in seeds for c in own if (c.method, c.prediction, c.seed) == (method, way, s)]
+                )
+                for way in PREDICTIONS[method]
+            }
+            best[method] = max((a for a in ways.values() if len(a) == len(seeds)), key=lambda a: float(a.mean()))
+        groups = tuple(next(c.groups for c in own if c.seed == s and c.method == OURS) for s in seeds)
+        rows.append(Row(regime, tuple(seeds), best, groups))
+    return rows
+
+
+def interval(values: Accuracies) -> float:
+    """Returns half the width of the mean's 95 % t-interval; NaN for a single value."""
+    from scipy import stats
+
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def texts(row: Row) -> list[str]:
+    """Returns a row's cells: each method's mean and deviation in percent, ours against the best other, groups."""
+    means = [
+        f"{100 * a.mean():.1f} ± {100 * a.std(ddof=1) if len(a) > 1 else 0:.1f}"
+        for a in (row.accuracies[method] for method in METHODS)
+    ]
+    lead, half = 100 * row.lead.mean(), 100 * interval(row.lead)
+    groups = sorted(set(row.groups))
+    found = str(groups[0]) if len(groups) == 1 else f"{groups[0]} to {groups[-1]}"
+    return [*means, f"{lead:+.1f} [{lead - half:+.1f}, {lead + half:+.1f}]", found]
+
+
+HEADS = [*METHODS.values(), "FedPrints against the best other [95 %]", "groups found"]
+
+
+def terminal_table(cells: Sequence[Cell]) -> Table:
+    """Returns the map for the terminal."""
+    table = Table("regime", *HEADS, title="accuracy on unseen clients, percent")
+    for row in summary_rows(cells):
+        table.add_row(REGIMES[row.regime].title, *texts(row))
+    return table
+
+
+def markdown(cells: Sequence[Cell]) -> str:
+    """Returns the map as a Markdown table."""
+    lines = ["| regime | " + " | ".join(HEADS) + " |", "|---" + "|--:" * len(HEADS) + "|"]
+    lines += ["| " + " | ".join([REGIMES[row.regime].title, *texts(row)]) + " |" for row in summary_rows(cells)]
+    return "\n".join(lines) + "\n"
+
+
+def write_csv(cells: Sequence[Cell], file: Path) -> None:
+    """Writes a line a cell."""
+    with file.open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["regime", "seed", "method", "prediction", "accuracy", "megabytes", "groups"])
+        for c in cells:
+            writer.writerow(
+                [c.regime, c.seed, c.method, c.prediction, f"{c.accuracy:.6f}", f"{c.megabytes:.3f}", c.groups]
+            )
+
+
+def draw(cells: Sequence[Cell], file: Path) -> None:
+    """Draws the map: a row a regime, a column a method, coloured by the points behind the row's best."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = summary_rows(cells)
+    means = np.array([[100 * row.accuracies[method].mean() for method in METHODS] for row in rows])
+    behind = means.max(axis=1, keepdims=True) - means
+    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.42 * len(rows)), layout="constrained")
+    image = axes.imshow(behind, cmap="RdYlGn_r", vmin=0, vmax=15, aspect="auto")
+    for y, row in enumerate(means):
+        for x, mean in enumerate(row):
+            best = behind[y, x] < 0.05
+            axes.text(x, y, f"{mean:.1f}", ha="center", va="center", fontweight="bold" if best else "normal")
+    axes.set_xticks(range(len(METHODS)), list(METHODS.values()))
+    axes.xaxis.tick_top()
+    axes.set_yticks(range(len(rows)), [REGIMES[row.regime].title for row in rows])
+    kinds = [REGIMES[row.regime].kind for row in rows]
+    for y in range(1, len(rows)):
+        if kinds[y] != kinds[y - 1]:
+            axes.axhline(y - 0.5, color="black", linewidth=1.5)
+    figure.colorbar(image, label="points behind the best of the row", shrink=0.6)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)

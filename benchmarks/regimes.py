@@ -1,0 +1,115 @@
+"""Who wins where, at equal bytes: `python -m benchmarks.regimes --output DIR` trains the map, prints and draws it.
+
+Every regime is trained by each method with each seed; what is done already is not done again.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.regime_grid import REGIMES, parts_of
+from benchmarks.regime_table import Cell, cells_of, draw, markdown, terminal_table, write_csv
+from fedmoe.flower.devices import usable_cores
+from fedmoe.flower.local_run import read_config
+from fedmoe.flower.methods import methods_of
+from fedmoe.settings import from_flat
+from fedmoe.sweep.grid import Point
+from fedmoe.sweep.place import Place
+from fedmoe.sweep.running import Told, run_all
+
+__all__ = ["main", "map_of", "places_of"]
+
+SIMULATION = Path(__file__).parent.parent / "simulations" / "fashion_mnist"
+
+
+def places_of(
+    regimes: Sequence[str],
+    seeds: Sequence[int],
+    output: Path,
+    roots: tuple[str, str],
+    more: Sequence[str],
+    workers: int,
+) -> dict[tuple[str, int], list[Place]]:
+    """Returns the runs of each (regime, seed), all settings checked.
+
+    Args:
+        regimes: names.
+        seeds: of each.
+        output: folder of everything.
+        roots: `data.root` of Fashion-MNIST and of CIFAR-10's pictures.
+        more: settings of all runs, over the map's own.
+        workers: processes a run.
+    """
+    places: dict[tuple[str, int], list[Place]] = {}
+    for seed in seeds:
+        for name in regimes:
+            own = []
+            for part in parts_of(REGIMES[name], seed, *roots):
+                _, base = read_config(SIMULATION, ())
+                _, given = read_config(SIMULATION, more)
+                changed = {key: value for key, value in given.items() if value != base[key]}
+                config = {**base, **part.settings, **changed, "train.workers": workers}
+                methods_of(from_flat(config))
+                place = Place(Point((("regime", name), ("seed", seed))), config, output / name / f"{part.name}-{seed}")
+                place.newest()
+                own.append(place)
+            places[name, seed] = own
+    return places
+
+
+def map_of(places: dict[tuple[str, int], list[Place]], roots: tuple[str, str]) -> list[Cell]:
+    """Returns what the finished runs come to; a regime counts with the seeds that are whole."""
+    cells = []
+    for (name, seed), own in places.items():
+        folders = [place.done() for place in own]
+        if all(folder is not None for folder in folders):
+            parts = parts_of(REGIMES[name], seed, *roots)
+            cells += cells_of(
+                name, seed, [(part, folder) for part, folder in zip(parts, folders, strict=True) if folder]
+            )
+    return cells
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.regimes", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder of all runs; the same one goes on")
+    parser.add_argument("--seeds", default="10..14", help="as 10..14")
+    parser.add_argument("--only", default="", help="regular expression for the names of regimes")
+    parser.add_argument("--fashion", default="", help="data.root of Fashion-MNIST")
+    parser.add_argument(
+        "--cifar", default="", help="data.root of CIFAR-10's pictures, for the regimes with three sources"
+    )
+    parser.add_argument("--jobs", type=int, default=0, help="runs at a time; 0: one a core")
+    parser.add_argument("-c", "--run-config", action="append", default=[], help="settings over the map's own")
+    parser.add_argument("--draw-only", action="store_true", help="train nothing, tell what is there")
+    asked = parser.parse_args(arguments)
+    first, _, last = asked.seeds.partition("..")
+    seeds, roots = range(int(first), int(last or first) + 1), (asked.fashion, asked.cifar)
+    regimes = [name for name in REGIMES if re.search(asked.only, name)]
+    jobs = asked.jobs or usable_cores()
+    output = asked.output.absolute()
+    places = places_of(regimes, seeds, output, roots, asked.run_config, max(1, usable_cores() // jobs))
+    console = Console()
+    if not asked.draw_only:
+        run_all(
+            SIMULATION, [place for own in places.values() for place in own], jobs, lambda told: _tell(console, told)
+        )
+    cells = map_of(places, roots)
+    console.print(terminal_table(cells))
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(cells, output / "map.csv")
+    (output / "map.md").write_text(markdown(cells))
+    draw(cells, output / "map.png")
+    console.print(f"{output / 'map.md'}, map.csv, map.png", soft_wrap=True)
+
+
+def _tell(console: Console, told: Told) -> None:
+    console.print(f"{told.place.path.parent.name}/{told.place.path.name}: {told.what} {told.seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

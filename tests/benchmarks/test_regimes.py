@@ -1,0 +1,67 @@
+"""The map of regimes: equal bytes by construction, the best rival under its best prediction, and one toy map."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.regime_grid import METHODS, REGIMES, TRANSFERS, parts_of
+from benchmarks.regime_table import Cell, interval, markdown, summary_rows
+from benchmarks.regimes import main, places_of
+from fedmoe.settings import from_flat
+
+
+@pytest.mark.parametrize("name", REGIMES)
+def test_every_method_is_there_once_and_moves_as_many_experts_a_round(name: str, tmp_path: Path) -> None:
+    regime = REGIMES[name]
+    parts = parts_of(regime, 3, "fashion", "cifar")
+    methods = [method for part in parts for method in part.methods.values()]
+    assert sorted(methods) == sorted(set(METHODS) - {"common"})
+    places = places_of([name], [3], tmp_path, ("", ""), (), 1)[name, 3]
+    for part, place in zip(parts, places, strict=True):
+        settings = from_flat(dict(place.config))
+        clients, experts = settings.clients, settings.experts
+        routed = clients.anchors_per_round + (clients.per_round - clients.anchors_per_round) * experts.top_k
+        assert ({"fedjets"} & set(part.methods)) == set() or routed == TRANSFERS
+        assert part.methods.keys() <= {"fedjets"} or clients.per_round == TRANSFERS
+        assert settings.train.logit_adjustment == ("fedjets" not in part.methods.values())
+        assert experts.num == clients.anchors_per_round == (regime.groups if regime.groups > 1 else 5)
+
+
+def cell(method: str, prediction: str, accuracy: float, seed: int = 0, regime: str = "iid", groups: int = 0) -> Cell:
+    return Cell(regime, seed, method, prediction, accuracy, 1.0, groups)
+
+
+def test_a_rival_counts_with_its_best_prediction_and_the_lead_is_paired_by_seed() -> None:
+    cells = []
+    for seed, ours in enumerate((0.9, 0.8, 0.7)):
+        cells += [
+            cell("common", "em", 0.5, seed),
+            cell("fedavg", "zero_shot_em", 0.6, seed),
+            cell("fedjets", "zero_shot", 0.1, seed),
+            cell("fedjets", "mixture_em", ours - 0.05 * seed, seed),
+            cell("fedjets-la", "zero_shot", 0.2, seed),
+            cell("fedprints", "zero_shot_em", ours, seed, groups=1 + seed),
+        ]
+    (row,) = summary_rows(cells)
+    assert row.rival == "fedjets"
+    np.testing.assert_allclose(row.lead, [0.0, 0.05, 0.1], atol=1e-12)
+    assert interval(row.lead) == pytest.approx(4.302653 * 0.05 / np.sqrt(3), rel=1e-5)
+    assert "| 72.5 " not in markdown(cells)
+    assert "+5.0 [-7.4, +17.4] | 1 to 3 |" in markdown(cells)
+
+
+@pytest.mark.slow
+def test_a_toy_map_is_trained_drawn_and_not_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = "data.name='clusters' num-server-rounds=1 clients.num=20 clients.samples=20 data.public-samples=100"
+    command = ["--output", str(tmp_path), "--seeds", "1", "--only", "^rotated$", "--jobs", "2", "-c", small]
+    main(command)
+    assert "rotated/fedprints-1: done" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "map.csv").read_text().splitlines()))
+    assert {row["method"] for row in rows} == set(METHODS)
+    assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    assert "look: rotations, negative" in (tmp_path / "map.md").read_text()
+    main(command)
+    assert capsys.readouterr().out.count("skipped") == 2
