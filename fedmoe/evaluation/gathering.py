@@ -3,7 +3,7 @@
 Shapes: M experts, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,23 +11,28 @@ import numpy as np
 from fedmoe.evaluation.fairness import spread
 from fedmoe.evaluation.zero_shot import ClientResult
 
-__all__ = ["evaluation_record", "seen_record"]
+__all__ = ["evaluation_record", "held_overlap", "held_sets", "seen_record"]
 
 
-def evaluation_record(results: Mapping[int, ClientResult]) -> dict[str, Any]:
+def evaluation_record(
+    results: Mapping[int, ClientResult], before: Mapping[int, Collection[int]] | None = None
+) -> dict[str, Any]:
     """Returns the `evaluate` part of a line in `rounds.jsonl`.
 
     `methods`: mean, std and worst decile over clients of each method; `clients`: a row each; `affinity`: M x C share of
     a class's samples that went to each expert; `dispatch`: share of all samples by expert; `routing_entropy`: mean
-    entropy of the gate in nats; `specialisation`: mutual information of expert and class over the routed samples, nats;
-    `expert_class_accuracy`: M x C, only where every expert was measured.
+    entropy of the gate in nats; `dispatch_entropy`: entropy of `dispatch` in nats; `dead_experts`: ids of those that
+    got no sample; `routing_stability`: as `held_overlap`; `specialisation`: mutual information of expert and class
+    over the routed samples, nats; `expert_class_accuracy`: M x C, only where every expert was measured.
 
     Args:
         results: client id -> result; at least one.
+        before: client id -> the experts that it held in the evaluation before this one.
     """
     ordered = [results[client_id] for client_id in sorted(results)]
     names = list(ordered[0].accuracies)
     routed_MC = np.sum([result.routed_MC for result in ordered], axis=0)
+    dispatched_M = routed_MC.sum(axis=1)
     count_C = np.sum([result.class_count_C for result in ordered], axis=0)
     record: dict[str, Any] = {
         "methods": {name: spread([result.accuracies[name] for result in ordered]) for name in names},
@@ -41,7 +46,10 @@ def evaluation_record(results: Mapping[int, ClientResult]) -> dict[str, Any]:
             for client_id in sorted(results)
         ],
         "affinity": _rounded(routed_MC / np.maximum(count_C, 1)),
-        "dispatch": _rounded(routed_MC.sum(axis=1) / max(1, routed_MC.sum())),
+        "dispatch": _rounded(dispatched_M / max(1, dispatched_M.sum())),
+        "dispatch_entropy": count_entropy(dispatched_M),
+        "dead_experts": np.flatnonzero(dispatched_M == 0).tolist(),
+        "routing_stability": held_overlap(before or {}, {c: result.experts for c, result in results.items()}),
         "routing_entropy": float(np.mean([result.entropy for result in ordered])),
         "specialisation": mutual_information(routed_MC),
     }
@@ -56,6 +64,33 @@ def seen_record(results: Mapping[int, ClientResult]) -> dict[str, Any]:
     """Returns the `seen` part of an evaluation: `methods` as for unseen clients, `clients` a row each."""
     whole = evaluation_record(results)
     return {"methods": whole["methods"], "clients": whole["clients"]}
+
+
+def held_sets(evaluation: Mapping[str, Any]) -> dict[int, tuple[int, ...]]:
+    """Returns client id -> the experts that it held, from an evaluation's record; none from an empty one."""
+    return {row["client_id"]: tuple(row["experts"]) for row in evaluation.get("clients", ())}
+
+
+def held_overlap(before: Mapping[int, Collection[int]], after: Mapping[int, Collection[int]]) -> float | None:
+    """Returns how much of the clients' held experts has stayed, in [0, 1]; `None` where no client is in both.
+
+    The mean over those in both of `|A & B| / |A | B|` (Jaccard), with A the set held before and B the one held after.
+
+    >>> held_overlap({7: (0, 1), 8: (2, 3)}, {7: (1, 0), 8: (2, 4), 9: (0, 1)})
+    0.6666666666666666
+    """
+    pairs = [(set(before[client]), set(after[client])) for client in sorted(set(before) & set(after))]
+    return float(np.mean([len(one & two) / len(one | two) for one, two in pairs])) if pairs else None
+
+
+def count_entropy(counts: "np.ndarray[Any, np.dtype[np.int64]]") -> float:
+    """Returns the entropy of the shares that these counts make up, nats: 0 when all fall to one.
+
+    >>> round(count_entropy(np.array([5, 5, 0])), 4)
+    0.6931
+    """
+    shares = counts[counts > 0] / max(1, counts.sum())
+    return float(-(shares * np.log(shares)).sum()) + 0.0
 
 
 def mutual_information(counts_MC: "np.ndarray[Any, np.dtype[np.int64]]") -> float:

@@ -1,7 +1,7 @@
 """What a strategy is bound to before its first round: the settings, the population, the plan, the place to record."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fedmoe.data.population import Population
@@ -37,6 +37,7 @@ class Federation:
         recorder: who is told of every round.
         first_round: 1, or the round after the checkpoint that a resumed run goes on from.
         average: the moving average at that checkpoint, if there is one.
+        held: unseen client -> the experts that it held in the last evaluation before `first_round`.
         trainer: what a resumed run's clients were trained by; `None`: it is chosen in the first round.
         states: absolute folder of what clients keep between rounds; empty: nothing may be kept.
     """
@@ -48,5 +49,6 @@ class Federation:
     recorder: Recorder
     first_round: int = 1
     average: ServerState | None = None
+    held: Mapping[int, Sequence[int]] = field(default_factory=dict)
     trainer: TrainerChoice | None = None
     states: str = ""

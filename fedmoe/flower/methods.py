@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedmoe.errors import SettingsError, nearest_hint
+from fedmoe.evaluation.gathering import held_sets
 from fedmoe.federation.ledger import Ledger
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.federation import Federation
@@ -218,6 +219,7 @@ def _start(
             recorder=recorder,
             first_round=start.round_num + 1,
             average=start.average,
+            held=start.held,
             trainer=start.trainer,
             states=str(states),
         )
@@ -290,6 +292,7 @@ class ResumePoint:
     state: ServerState | None
     average: ServerState | None
     trainer: TrainerChoice | None = None
+    held: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
 
 def _resume_point(place: MethodFolder) -> ResumePoint:
@@ -307,6 +310,7 @@ def _resume_point(place: MethodFolder) -> ResumePoint:
         ServerState.from_arrays(own),
         ServerState.from_arrays(average) if average else None,
         _chosen_before(place),
+        held_sets(read_outcome(place.rounds).evaluation),
     )
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "gather_evaluation",
     "gather_rankings",
     "gather_training",
+    "mean_seconds",
     "measure_order",
     "rank_orders",
     "train_orders",
@@ -187,11 +188,16 @@ def gather_training(round_num: int, replies: Iterable[Message], cohorts: Cohorts
 
 
 def gather_evaluation(
-    round_num: int, replies: Iterable[Message], cohorts: Cohorts, num_training: int
-) -> tuple[dict[str, Any] | None, list[ClientFailure]]:
-    """Returns the round's evaluation record (`None` when nobody could be served), and the failures.
+    round_num: int,
+    replies: Iterable[Message],
+    cohorts: Cohorts,
+    num_training: int,
+    before: Mapping[int, Sequence[int]],
+) -> tuple[dict[str, Any] | None, list[ClientFailure], float | None]:
+    """Returns the round's evaluation record, the failures, and the mean seconds that serving an unseen client took.
 
-    Clients below `num_training` have been trained: they are told of in its part `seen`.
+    There is no record, and there are no seconds, when nobody could be served. Clients below `num_training` have been
+    trained: they are told of in its part `seen`. `before` says what unseen clients held in the last evaluation.
     """
     answered, failures = _read(round_num, "evaluate", replies, cohorts)
     results: dict[int, ClientResult] = {}
@@ -201,8 +207,14 @@ def gather_evaluation(
     unseen = {client: result for client, result in results.items() if client >= num_training}
     seen = {client: result for client, result in results.items() if client < num_training}
     if not unseen:
-        return None, failures
-    return evaluation_record(unseen) | ({"seen": seen_record(seen)} if seen else {}), failures
+        return None, failures, None
+    record = evaluation_record(unseen, before) | ({"seen": seen_record(seen)} if seen else {})
+    return record, failures, mean_seconds(unseen.values())
+
+
+def mean_seconds(results: Iterable[ClientResult]) -> float:
+    """Returns the seconds that it took to rank and predict for one of the clients, on average."""
+    return round(float(np.mean([result.seconds for result in results])), 6)
 
 
 def _deal(roster: Roster, sizes: Mapping[int, int], order: Callable[[Sequence[int]], RecordDict]) -> Orders:

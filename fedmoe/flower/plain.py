@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedmoe.errors import RoundError
-from fedmoe.evaluation.gathering import evaluation_record
+from fedmoe.evaluation.gathering import evaluation_record, held_sets
 from fedmoe.evaluation.priors import federated_prior
 from fedmoe.evaluation.zero_shot import ClientResult, Serving
 from fedmoe.federation.job import ClientJob, Term
@@ -28,6 +28,7 @@ from fedmoe.flower.crew import Crew
 from fedmoe.flower.devices import choose_device
 from fedmoe.flower.federation import Recorder
 from fedmoe.flower.node import Node
+from fedmoe.flower.orders import mean_seconds
 from fedmoe.flower.preparation import Preparation
 from fedmoe.flower.wire import job_to_json, record_of, state_of
 from fedmoe.seeding import numpy_stream
@@ -118,6 +119,7 @@ class PlainRounds:
         self.recorder = recorder
         self.node = Node(settings, preparation.plan(), choose_device(settings.train.device, None))
         self.average: ServerState | None = None
+        self.held: Mapping[int, Sequence[int]] = {}
         self.started = 0.0
         self.inner = strategy.aggregate_train
         strategy.aggregate_train = self.aggregate_train  # type: ignore[method-assign]
@@ -154,18 +156,24 @@ class PlainRounds:
         settings, state = self.preparation.settings, state_of(arrays)
         if settings.evaluate.ema > 0:
             self.average = state if self.average is None else moving_average(self.average, state, settings.evaluate.ema)
-        evaluation, evaluating = None, time.perf_counter()
+        evaluation, personalise, evaluating = None, None, time.perf_counter()
         if round_num % settings.evaluate.every == 0 or round_num == settings.num_server_rounds:
             served, unseen = self.average or state, self.preparation.population.unseen
-            evaluation = evaluation_record(dict(zip(unseen, serve_dense(self.node, unseen, served), strict=True)))
+            results = serve_dense(self.node, unseen, served)
+            evaluation = evaluation_record(dict(zip(unseen, results, strict=True)), self.held)
+            self.held, personalise = held_sets(evaluation), mean_seconds(results)
         now = time.perf_counter()
-        seconds = {"round": round(now - self.started, 4), "evaluate": round(now - evaluating, 4)}
+        seconds = {
+            "round": round(now - self.started, 4),
+            "evaluate": round(now - evaluating, 4),
+            "personalise": personalise,
+        }
         self.recorder.round(self._line(round_num, state, evaluation, seconds), state, self.average)
         self.started = time.perf_counter()
         return None if evaluation is None else MetricRecord({"accuracy": evaluation["methods"]["zero_shot"]["mean"]})
 
     def _line(
-        self, round_num: int, state: ServerState, evaluation: dict[str, Any] | None, seconds: dict[str, float]
+        self, round_num: int, state: ServerState, evaluation: dict[str, Any] | None, seconds: dict[str, float | None]
     ) -> dict[str, Any]:
         examples = sum(int(_number(metrics["num-examples"])) for metrics in self.metrics)
         loss = sum(_number(metrics["loss"]) * _number(metrics["num-examples"]) for metrics in self.metrics) / examples

@@ -18,6 +18,7 @@ from fedmoe.recording.outcome import Outcome
 __all__ = ["client_table", "common_results", "header_table", "partition_table", "summary_table"]
 
 HELD = ("client_id", "role", "labels", "examples", "rounds")
+ROUTING = ("specialisation", "routing_entropy", "dispatch_entropy", "routing_stability", "dead_experts")
 LISTED = 500  # normal clients, and unseen ones, that `partition.json` lists at the most
 
 
@@ -152,8 +153,14 @@ def summary_table(
         },
         "methods": methods,
         **_seen(outcomes),
+        "routing": _routing(outcomes),
         "bytes": {**traffic[header["strategy"]], "by_method": traffic},
-        "seconds": {"total": round(seconds, 3), "round_median": float(np.median(main.seconds)), "by_method": by_method},
+        "seconds": {
+            "total": round(seconds, 3),
+            "round_median": float(np.median(main.seconds)),
+            "by_method": by_method,
+            "personalise": {n: round(float(np.median(o.personalise)), 6) for n, o in outcomes.items() if o.personalise},
+        },
         "failures": sum(outcome.failures for outcome in outcomes.values()),
         "common_expert": header["common_expert"],
         "embeddings_computed": header["embeddings_computed"],
@@ -166,6 +173,15 @@ def _seen(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     """Returns each method's figures on training clients, where any were tested."""
     told = {name: o.evaluation["seen"]["methods"] for name, o in outcomes.items() if "seen" in o.evaluation}
     return {"seen": told} if told else {}
+
+
+def _routing(outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, Any]]:
+    """Returns how each method that has several experts routes unseen clients, and which experts it does not train."""
+    return {
+        name: {key: outcome.evaluation.get(key) for key in ROUTING} | {"untrained_experts": list(outcome.untrained)}
+        for name, outcome in outcomes.items()
+        if len(outcome.evaluation["dispatch"]) > 1
+    }
 
 
 def _unserved(outcomes: Mapping[str, Outcome], num_unseen: int) -> list[str]:

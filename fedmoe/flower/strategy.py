@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedmoe.errors import RoundError
+from fedmoe.evaluation.gathering import held_sets
 from fedmoe.evaluation.zero_shot import Serving
 from fedmoe.federation.assignment import Assignment, Rankings
 from fedmoe.federation.job import ClientFailure, ClientJob, Term
@@ -143,6 +144,7 @@ class ExpertStrategy(Strategy, ABC):
         self.num_experts = self.pool_size(federation.settings)
         self.rankings = {}
         self._average = federation.average
+        self._held: Mapping[int, Sequence[int]] = federation.held
         self._roster: Roster | None = None
         self._trainer: TrainerChoice | None = federation.trainer
         self.num_rounds = federation.settings.num_server_rounds
@@ -222,15 +224,17 @@ class ExpertStrategy(Strategy, ABC):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Returns the means over unseen clients, or `None` in rounds that are not evaluated."""
-        self._evaluation = None
+        self._evaluation = self._personalise = None
         if not self._evaluation_cohorts:
             return None
-        self._evaluation, failures = gather_evaluation(
-            server_round, replies, self._evaluation_cohorts, self.federation.population.num_training
+        num_training = self.federation.population.num_training
+        self._evaluation, failures, self._personalise = gather_evaluation(
+            server_round, replies, self._evaluation_cohorts, num_training, self._held
         )
         self._failures = [*self._failures, *failures]
         if self._evaluation is None:
             raise RoundError(f"round {server_round}: no unseen client could be served; first: {_first(failures)}")
+        self._held = held_sets(self._evaluation)
         return MetricRecord({name: float(values["mean"]) for name, values in self._evaluation["methods"].items()})
 
     def summary(self) -> None:
@@ -276,7 +280,11 @@ class ExpertStrategy(Strategy, ABC):
             if evaluate_fn is not None and (central := evaluate_fn(round_num, arrays)) is not None:
                 result.evaluate_metrics_serverapp[round_num] = central
             now = time.perf_counter()
-            seconds = {"round": round(now - started, 4), "evaluate": round(now - evaluating, 4)}
+            seconds = {
+                "round": round(now - started, 4),
+                "evaluate": round(now - evaluating, 4),
+                "personalise": self._personalise,
+            }
             line = self._line(round_num, float(metrics["loss"]), seconds)  # type: ignore[arg-type]
             self.federation.recorder.round(line, self._state, self._average)
         return result
@@ -320,7 +328,7 @@ class ExpertStrategy(Strategy, ABC):
         replies = exchange(grid, "query.rank", str(round_num), contents, patience)
         return gather_rankings(round_num, replies.values(), {n: cohort for n, (cohort, _) in orders.items()})
 
-    def _line(self, round_num: int, loss: float, seconds: Mapping[str, float]) -> dict[str, Any]:
+    def _line(self, round_num: int, loss: float, seconds: Mapping[str, float | None]) -> dict[str, Any]:
         """Returns the round's line in `rounds.jsonl`."""
         sent = self.federation.ledger.round(
             self._jobs, self._asked, self.rankings, self.ranking_indices(), self.ranks_by

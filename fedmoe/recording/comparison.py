@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,16 @@ __all__ = [
 NOT_COMPARED = {"seed", "output-dir", "resume", "simulation", "evaluate.baselines", "data.root", "train.workers"}
 DEALT_BY = ("data.", "clients.", "experts.num")  # what settings decide who holds what
 CONFIDENCE = 0.95
+MEASURES = (
+    "std",
+    "specialisation",
+    "routing_entropy",
+    "dispatch_entropy",
+    "routing_stability",
+    "dead_experts",
+    "untrained_experts",
+    "personalise_seconds",
+)
 COLUMNS = ("method", "prediction", "accuracy", "worst decile", "difference", "seeds", "traffic", "seconds")
 
 
@@ -48,6 +58,8 @@ class Row:
         traffic: bytes of a whole run (once, down and up), mean over seeds; 0 for what sends nothing.
         seconds: of a round (median), mean over seeds; 0 where nothing is trained or it was not told.
         is_main: whether it is what the runs are about, rather than a baseline.
+        measures: what else is told of the method, a table a seed, by the names in `MEASURES`; some are timings, so
+            equal rows may differ in them.
     """
 
     method: str
@@ -58,6 +70,7 @@ class Row:
     traffic: float
     seconds: float
     is_main: bool
+    measures: tuple[Mapping[str, float | None], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -159,13 +172,16 @@ def to_markdown(rows: Sequence[Row], against: str = "") -> str:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Returns a line for each row and seed; accuracies in [0, 1]."""
+    """Returns a line for each row and seed; accuracies in [0, 1], experts counted; empty where a method has none."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("method", "prediction", "seed", "accuracy", "worst_decile", "traffic_bytes", "round_seconds"))
+    head = ("method", "prediction", "seed", "accuracy", "worst_decile", "traffic_bytes", "round_seconds")
+    writer.writerow((*head, *MEASURES))
     for row in rows:
-        for seed, accuracy, worst in zip(row.seeds, row.accuracies, row.worst, strict=True):
-            writer.writerow((row.method, row.prediction, seed, accuracy, worst, round(row.traffic), row.seconds))
+        measures = row.measures or ({},) * len(row.seeds)
+        for seed, accuracy, worst, told in zip(row.seeds, row.accuracies, row.worst, measures, strict=True):
+            own = (row.method, row.prediction, seed, accuracy, worst, round(row.traffic), row.seconds)
+            writer.writerow((*own, *(told.get(name) for name in MEASURES)))
     return out.getvalue()
 
 
@@ -264,4 +280,17 @@ def _row(
         traffic=float(np.mean([sum(s["bytes"]["by_method"].get(method, {}).values()) for s in summaries])),
         seconds=float(np.mean([s["seconds"].get("by_method", {}).get(method, 0.0) for s in summaries])),
         is_main=is_main,
+        measures=tuple(_measures(method, part, summary, own) for summary, own in zip(summaries, figures, strict=True)),
     )
+
+
+def _measures(
+    method: str, part: str, summary: Mapping[str, Any], figures: Mapping[str, float]
+) -> dict[str, float | None]:
+    """Returns what else a run tells of a method; routing and its time are those of unseen clients."""
+    told: dict[str, float | None] = {"std": figures.get("std")}
+    if part == "seen":
+        return told
+    for name, value in summary.get("routing", {}).get(method, {}).items():
+        told[name] = len(value) if isinstance(value, list) else value
+    return told | {"personalise_seconds": summary["seconds"].get("personalise", {}).get(method)}

@@ -16,6 +16,8 @@ from fedmoe.recording.wording import (
     method_title,
     notes_of,
     percent,
+    routing_text,
+    seconds_text,
     stand_in_warning,
     trainer_text,
     variant_title,
@@ -102,6 +104,12 @@ class ConsoleLogger:
             f"bytes a round: {per_round[0]} down, {per_round[1]} up; once: {bytes_text(sent.get('once'))}; "
             f"time: {seconds.get('total') or 0:.1f} s, a round {seconds.get('round_median') or 0:.2f} s (median)"
         )
+        for method, told in (summary.get("routing") or {}).items():
+            self._plain(f"routing by {method_title(method)}: {routing_text(told)}")
+        serving = (seconds.get("personalise") or {}).items()
+        if serving:
+            each = ", ".join(f"{method_title(method)} {seconds_text(told)}" for method, told in serving)
+            self._plain(f"to rank and predict for one unseen client: {each}")
         if summary.get("failures"):
             self._plain(f"!! client jobs that failed: {summary['failures']}; rounds.jsonl names each", "yellow")
         self._warn(summary)

@@ -22,6 +22,8 @@ class Outcome:
         failures: client jobs that failed.
         took_part: client id -> rounds in which it was sampled; clients that never were are left out.
         evaluation: the latest evaluation's record; empty where there was none.
+        untrained: experts that nobody held in the rounds from the evaluation before that one up to it.
+        personalise: seconds to serve one unseen client, of each evaluation.
     """
 
     seconds: tuple[float, ...]
@@ -30,6 +32,8 @@ class Outcome:
     failures: int
     took_part: Mapping[int, int]
     evaluation: Mapping[str, Any]
+    untrained: tuple[int, ...] = ()
+    personalise: tuple[float, ...] = ()
 
     @property
     def rounds(self) -> int:
@@ -48,12 +52,21 @@ def read_outcome(path: Path) -> Outcome:
     took_part: Counter[int] = Counter()
     failures = 0
     evaluation: Mapping[str, Any] = {}
+    personalise: list[float] = []
+    # expert id -> clients that have held it since the last evaluation
+    held: Counter[int] = Counter()
+    untrained: tuple[int, ...] = ()
     for line in iter_rounds(path):
         seconds.append(float(line["seconds"]["round"]))
         sent.update(down=line["bytes"]["down"], up=line["bytes"]["up"])
         took_part.update(line["clients"])
         failures += len(line["failures"])
-        evaluation = line["evaluate"] or evaluation
+        held.update(dict(enumerate(line["load"])))
+        if line["evaluate"]:
+            evaluation, untrained = line["evaluate"], tuple(sorted(i for i, count in held.items() if not count))
+            held.clear()
+            # a run that an older version began has rounds without it
+            personalise += [line["seconds"]["personalise"]] if "personalise" in line["seconds"] else []
     return Outcome(
         seconds=tuple(seconds),
         down=sent["down"],
@@ -61,4 +74,6 @@ def read_outcome(path: Path) -> Outcome:
         failures=failures,
         took_part=took_part,
         evaluation=evaluation,
+        untrained=untrained,
+        personalise=tuple(personalise),
     )

@@ -9,7 +9,15 @@ from fedmoe.recording.gallery import GALLERY
 from fedmoe.recording.page import box, details, figure_html, page, table, tiles, words
 from fedmoe.recording.run_record import RunRecord, dead_experts, read_run
 from fedmoe.recording.verdict import verdict
-from fedmoe.recording.wording import bytes_text, notes_of, percent, stand_in_warning, variant_title
+from fedmoe.recording.wording import (
+    bytes_text,
+    notes_of,
+    percent,
+    routing_text,
+    seconds_text,
+    stand_in_warning,
+    variant_title,
+)
 
 __all__ = ["write_report"]
 
@@ -94,6 +102,9 @@ def _tiles(record: RunRecord) -> list[tuple[str, str]]:
     median = (record.summary.get("seconds") or {}).get("round_median")
     if median is not None:
         found.append((f"{median:.2f} s", "a round, median"))
+    serving = ((record.summary.get("seconds") or {}).get("personalise") or {}).get(record.main)
+    if serving is not None:
+        found.append((seconds_text(serving), "to rank and predict for an unseen client"))
     return found
 
 
@@ -122,7 +133,11 @@ def _results(record: RunRecord) -> str:
         "sample. The bound takes one for all of a client's samples, by their labels: no method may, though an expert "
         "for each sample can do better.</figcaption>"
     )
-    return heading + table(["method", "prediction", "mean", "std", "worst decile"], rows, 2) + caption
+    routing = "".join(
+        f"<p class='under'>{words(f'Routing by {record.title(method)}: {routing_text(told)}.')}</p>"
+        for method, told in (record.summary.get("routing") or {}).items()
+    )
+    return heading + table(["method", "prediction", "mean", "std", "worst decile"], rows, 2) + caption + routing
 
 
 def _failures(record: RunRecord) -> str:

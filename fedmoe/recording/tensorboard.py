@@ -92,4 +92,8 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     for name, figures in (evaluation.get("methods") or {}).items():
         found |= {f"unseen {name}/{key}": value for key, value in figures.items()}
     found["gate/routing entropy in nats"] = evaluation.get("routing_entropy")
+    found["seconds/personalise"] = (line.get("seconds") or {}).get("personalise")
+    if len(load) > 1 and evaluation:
+        found["gate/routing stability"] = evaluation.get("routing_stability")
+        found["gate/dead experts"] = len(evaluation["dead_experts"]) if "dead_experts" in evaluation else None
     return {tag: float(value) for tag, value in found.items() if value is not None}

@@ -9,6 +9,8 @@ __all__ = [
     "method_title",
     "notes_of",
     "percent",
+    "routing_text",
+    "seconds_text",
     "stand_in_warning",
     "trainer_text",
     "variant_title",
@@ -66,6 +68,29 @@ def percent(share: float | None, digits: int = 1) -> str:
     ('91.3 %', '-')
     """
     return "-" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def routing_text(told: Mapping[str, Any]) -> str:
+    """Returns a method's entry in the summary's `routing` as a few words.
+
+    >>> routing_text({"dead_experts": [3], "untrained_experts": [], "routing_stability": 0.875, "specialisation": 0.5})
+    'dead experts: 3; nobody held: none; held sets that stayed: 87.5 %; specialisation: 0.50 nats'
+    """
+    names = {"dead experts": "dead_experts", "nobody held": "untrained_experts"}
+    parts = [f"{words}: {', '.join(map(str, told.get(key) or ())) or 'none'}" for words, key in names.items()]
+    parts.append(f"held sets that stayed: {percent(told.get('routing_stability'))}")
+    if told.get("specialisation") is not None:
+        parts.append(f"specialisation: {told['specialisation']:.2f} nats")
+    return "; ".join(parts)
+
+
+def seconds_text(seconds: float) -> str:
+    """Returns a time in a unit that suits it.
+
+    >>> seconds_text(0.0123), seconds_text(2.5)
+    ('12.3 ms', '2.50 s')
+    """
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s" if seconds >= 10 else f"{seconds:.2f} s"
 
 
 def bytes_text(count: float | None) -> str:

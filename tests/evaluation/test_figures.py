@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedmoe.evaluation.fairness import spread
-from fedmoe.evaluation.gathering import evaluation_record, mutual_information
+from fedmoe.evaluation.gathering import evaluation_record, held_overlap, held_sets, mutual_information
 from fedmoe.evaluation.ranking import AGGREGATIONS, client_scores, loss_scores
 from fedmoe.evaluation.zero_shot import ClientResult, mean_entropy
 from fedmoe.moe.construction import build_expert, build_gate
@@ -126,3 +126,48 @@ def test_a_record_counts_samples_over_clients() -> None:
     assert record["routing_entropy"] == pytest.approx(0.6)
     assert record["specialisation"] == pytest.approx(mutual_information(np.array([[4, 3, 0], [2, 1, 0]])))
     assert "expert_class_accuracy" not in evaluation_record({7: one, 12: result([[1, 0, 0], [0, 0, 0]], 1.0)})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_entropy_of_the_dispatch_and_dead_experts_are_what_the_definitions_say(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    results = {c: result((rng.random((5, 4)) < 0.15).astype(int).tolist(), 0.5) for c in range(2)}
+    record = evaluation_record(results)
+    sent = [sum(int(r.routed_MC[m].sum()) for r in results.values()) for m in range(5)]
+    assert record["dead_experts"] == [m for m in range(5) if sent[m] == 0]
+    entropy = -sum(n / sum(sent) * np.log(n / sum(sent)) for n in sent if n)
+    assert record["dispatch_entropy"] == pytest.approx(entropy, abs=1e-12)
+    assert 0 <= record["dispatch_entropy"] <= np.log(5) + 1e-12
+
+
+def test_a_pool_of_one_is_alive_and_certain() -> None:
+    record = evaluation_record({3: result([[2, 1]], 0.5)})
+    assert (record["dead_experts"], record["dispatch_entropy"]) == ([], 0)
+    assert str(record["dispatch_entropy"]) == "0.0"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stability_is_the_mean_share_of_held_experts_that_stayed(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    before = {c: tuple(rng.permutation(6)[: rng.integers(1, 5)].tolist()) for c in range(8)}
+    after = {c: tuple(rng.permutation(6)[: rng.integers(1, 5)].tolist()) for c in range(3, 12)}
+    shares = []
+    for client in range(3, 8):
+        stayed = [expert for expert in before[client] if expert in after[client]]
+        shares.append(len(stayed) / (len(before[client]) + len(after[client]) - len(stayed)))
+    assert held_overlap(before, after) == pytest.approx(sum(shares) / 5)
+    assert held_overlap(after, before) == held_overlap(before, after)
+    assert held_overlap(before, before) == 1
+    assert held_overlap(before, {c: held[::-1] for c, held in before.items()}) == 1, "order is no matter"
+    assert held_overlap({1: (0, 1)}, {1: (2, 3)}) == 0
+    assert held_overlap(before, {99: (0,)}) is None
+    assert held_overlap({}, after) is None
+
+
+def test_the_record_tells_stability_to_the_evaluation_before() -> None:
+    results = {4: result([[1], [2]], 0.5), 5: result([[1], [0]], 0.5)}
+    assert evaluation_record(results)["routing_stability"] is None
+    record = evaluation_record(results, {4: (1, 2), 5: (0, 1)})
+    assert held_sets(record) == {4: (1, 0), 5: (1, 0)}
+    assert record["routing_stability"] == pytest.approx((1 / 3 + 1) / 2)
+    assert held_sets({}) == {}

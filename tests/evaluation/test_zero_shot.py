@@ -159,12 +159,35 @@ def test_a_client_fares_the_same_alone_and_among_others(seed: int, k: int, hinds
         own = [clients[n] for n in some]
         gate = gate_of(seed, "mlp" if seed % 2 else "uniform")
         results = serve_clients(gate, pool(seed)[1], POOL, own, serving, PRIOR, ties)
-        return [repr({**vars(result), "scores": [score.hex() for score in result.scores]}) for result in results]
+        told = [{**vars(result), "scores": [score.hex() for score in result.scores]} for result in results]
+        return [repr(own | {"seconds": None}) for own in told]
 
     together = served([3, 1, 0, 6, 2, 5, 4])
     for place, n in enumerate([3, 1, 0, 6, 2, 5, 4]):
         assert served([n]) == [together[place]]
     assert served([6, 2]) == together[3:5]
+
+
+def test_the_time_to_serve_is_shared_out_among_those_served_together_and_hindsight_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, loads = [0.0], []
+
+    def load(expert_id: int) -> Expert:
+        # each expert takes a second, whoever it is for
+        clock[0] += 1
+        loads.append(expert_id)
+        return pool(0)[0][expert_id]
+
+    monkeypatch.setattr("fedmoe.evaluation.zero_shot.time.perf_counter", lambda: clock[0])
+    clients = [client(seed) for seed in range(4)]
+    for hindsight in (False, True):
+        serving, ties = Serving(top_k=1, hindsight=hindsight), [np.random.default_rng(0) for _ in clients]
+        loads.clear()
+        results = serve_clients(gate_of(0), load, POOL, clients, serving, PRIOR, ties)
+        held = {result.experts[0] for result in results}
+        assert [result.seconds for result in results] == [len(held) / 4] * 4
+        assert set(loads) == (set(range(POOL)) if hindsight else held)
 
 
 @pytest.mark.parametrize("size", [1, 511, 513, 1100])

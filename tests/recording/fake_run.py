@@ -47,6 +47,8 @@ def fake_evaluation(rng: np.random.Generator, skill: float, num_experts: int, bo
         "expert_class_accuracy": np.clip(affinity * 0.9, 0, 1).tolist(),
         "routing_entropy": float(np.log(num_experts) * (1 - 0.8 * skill)),
         "dispatch": affinity.mean(axis=1).tolist(),
+        "dead_experts": [],
+        "routing_stability": float(skill),
     }
 
 
@@ -77,7 +79,7 @@ def fake_round(
         "evaluate": fake_evaluation(rng, skill, num_experts, 0.1 if strategy == "fedjets" else 0.0)
         if r % every == 0 or r == num_rounds
         else None,
-        "seconds": {"round": 1.2, "evaluate": 0.3},
+        "seconds": {"round": 1.2, "evaluate": 0.3, "personalise": 0.0123},
     }
 
 
@@ -118,7 +120,12 @@ def fake_summary(run: RunFolder, methods: Mapping[str, list[dict[str, Any]]], st
                 for name, rounds in methods.items()
             },
         },
-        "seconds": {"total": 123.4, "round_median": 1.2},
+        "seconds": {"total": 123.4, "round_median": 1.2, "personalise": dict.fromkeys(methods, 0.0123)},
+        "routing": {
+            name: {"dead_experts": [3], "untrained_experts": [], "routing_stability": 0.875, "specialisation": 0.5}
+            for name, rounds in methods.items()
+            if len(rounds[-1]["load"]) > 1
+        },
         "failures": sum(len(line["failures"]) for line in methods[main]),
         "notes": ["The common expert reached 61.0 % on held-out public samples."],
         "run_folder": str(run.path),

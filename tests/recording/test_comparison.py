@@ -1,5 +1,6 @@
 """Runs side by side: mean and standard deviation over seeds, groups by what differs."""
 
+import csv
 import json
 from io import StringIO
 from pathlib import Path
@@ -113,7 +114,31 @@ def test_the_reference_is_found_by_how_its_title_begins() -> None:
 def test_csv_has_a_line_a_row_and_seed() -> None:
     lines = to_csv([row("a, b", {0: 0.5, 3: 0.25})]).splitlines()
     assert lines[0].split(",")[:4] == ["method", "prediction", "seed", "accuracy"]
-    assert lines[1:] == ['"a, b",the model,0,0.5,0.5,1,0.0', '"a, b",the model,3,0.25,0.25,1,0.0']
+    nothing = "," * lines[0].count(",")
+    assert [line.rstrip(",") for line in lines[1:]] == [
+        '"a, b",the model,0,0.5,0.5,1,0.0',
+        '"a, b",the model,3,0.25,0.25,1,0.0',
+    ]
+    assert all(line.replace('"a, b"', "").count(",") == len(nothing) for line in lines[1:])
+
+
+def test_csv_has_the_measures_of_each_run(tmp_path: Path) -> None:
+    run = run_small(tmp_path, settings=small_config(evaluate__baselines="fedavg", evaluate__seen=2))
+    summary = json.loads((run / "summary.json").read_text())
+    told = list(csv.DictReader(StringIO(to_csv(compare_runs([run])))))
+    by_title = {(row["method"], row["prediction"]): row for row in told}
+    ours, routing = by_title["FedJETs", "zero-shot"], summary["routing"]["fedjets"]
+    for name in ("specialisation", "routing_entropy", "dispatch_entropy", "routing_stability"):
+        assert float(ours[name]) == routing[name]
+    assert int(ours["dead_experts"]) == len(routing["dead_experts"])
+    assert int(ours["untrained_experts"]) == len(routing["untrained_experts"])
+    assert float(ours["std"]) == summary["methods"]["fedjets"]["zero_shot"]["std"]
+    assert float(ours["personalise_seconds"]) == summary["seconds"]["personalise"]["fedjets"] > 0
+    dense, common = by_title["FedAvg", "the model"], by_title["Common expert", "alone"]
+    assert dense["routing_stability"] == common["routing_stability"] == common["personalise_seconds"] == ""
+    assert float(dense["personalise_seconds"]) > 0
+    assert by_title["FedJETs", "zero-shot (seen clients)"]["routing_entropy"] == ""
+    assert set(summary["routing"]) == {"fedjets"}
 
 
 def test_runs_that_deal_data_in_other_ways_stand_side_by_side_under_their_settings(tmp_path: Path) -> None:

@@ -77,6 +77,12 @@ def test_the_closing_table_has_every_method_with_its_figures():
         assert any(all(cell in line for cell in row) for line in end.splitlines())
 
 
+def test_the_end_tells_of_routing_and_of_the_time_to_serve_a_client():
+    _, _, end = told(width=100)
+    assert "routing by FedJETs: dead experts: 3; nobody held: none; held sets that stayed: 87.5 %" in end
+    assert "to rank and predict for one unseen client: FedJETs 12.3 ms" in end
+
+
 def test_a_terminal_has_a_bar_with_time_left_and_gives_the_cursor_back():
     _, rounds, end = told(terminal=True, width=120)
     assert "time left" in rounds

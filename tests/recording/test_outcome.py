@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from fedmoe.errors import RunFolderError
@@ -34,6 +35,20 @@ def test_the_latest_evaluation_counts_whatever_came_after_it(tmp_path):
         append_round(tmp_path, line)
     assert read_outcome(tmp_path / "rounds.jsonl").evaluation == json.loads(json.dumps(lines[2]["evaluate"]))
     assert read_outcome(tmp_path / "none.jsonl").rounds == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_expert_is_untrained_that_nobody_held_since_the_evaluation_before(tmp_path, seed):
+    rng, lines = np.random.default_rng(seed), fake_rounds(num_rounds=11, every=3)
+    for line in lines:
+        line["load"] = (rng.integers(0, 4, 5) * (rng.random(5) < 0.3)).tolist()
+        line["seconds"]["personalise"] = line["round"] / 10 if line["evaluate"] else None
+        append_round(tmp_path, line)
+    # rounds 10 and 11: the evaluation before the last one stood at round 9
+    idle = [m for m in range(5) if lines[9]["load"][m] == lines[10]["load"][m] == 0]
+    outcome = read_outcome(tmp_path / "rounds.jsonl")
+    assert outcome.untrained == tuple(idle)
+    assert outcome.personalise == (0.3, 0.6, 0.9, 1.1)
 
 
 def test_rounds_come_one_at_a_time(tmp_path):

@@ -57,6 +57,11 @@ def test_holds_every_figure_of_the_summary(run, html):
     assert str(run.path) in html
 
 
+def test_tells_of_routing_and_of_the_time_to_serve_a_client(html):
+    assert "Routing by FedJETs: dead experts: 3; nobody held: none; held sets that stayed: 87.5\u00a0%" in html
+    assert "<b>12.3 ms</b><span>to rank and predict for an unseen client</span>" in html
+
+
 def test_warns_of_stand_in_data_dead_experts_and_an_early_end_and_only_then(tmp_path, html):
     words = ("STAND-IN DATA: &#x27;cifar10&#x27;", "Expert 3 is dead", "This run has not ended")
     assert not any(word in html for word in words)

@@ -26,6 +26,11 @@ def test_shows_each_method_apart(tmp_path):
     for folder, lines in zip(("fedjets", "my.lab-Method"), rounds.values(), strict=True):
         expected = [(line["round"], pytest.approx(line["train"]["loss"])) for line in lines]
         assert shown(tmp_path, folder, "train/loss") == expected
+    stability = [
+        (line["round"], pytest.approx(line["evaluate"]["routing_stability"])) for line in rounds["fedjets"][4:]
+    ]
+    assert shown(tmp_path, "fedjets", "gate/routing stability") == stability
+    assert shown(tmp_path, "fedjets", "gate/dead experts") == [(5, 0), (6, 0)]
     last = rounds["fedjets"][-1]["evaluate"]["methods"]["mixture"]["mean"]
     assert shown(tmp_path, "fedjets", "unseen mixture/mean")[-1] == (6, pytest.approx(last))
 
