@@ -3,7 +3,7 @@
 Shapes: M experts, C classes.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from fedmoe.evaluation.fairness import spread
 from fedmoe.evaluation.zero_shot import ClientResult
 
-__all__ = ["evaluation_record", "held_overlap", "held_sets", "seen_record"]
+__all__ = ["cold_start_record", "evaluation_record", "held_overlap", "held_sets", "seen_record"]
 
 
 def evaluation_record(
@@ -23,7 +23,8 @@ def evaluation_record(
     a class's samples that went to each expert; `dispatch`: share of all samples by expert; `routing_entropy`: mean
     entropy of the gate in nats; `dispatch_entropy`: entropy of `dispatch` in nats; `dead_experts`: ids of those that
     got no sample; `routing_stability`: as `held_overlap`; `specialisation`: mutual information of expert and class
-    over the routed samples, nats; `expert_class_accuracy`: M x C, only where every expert was measured.
+    over the routed samples, nats; `expert_class_accuracy`: M x C, only where every expert was measured; `cold_start`:
+    number of samples -> method -> mean, std and worst decile, only where it was measured.
 
     Args:
         results: client id -> result; at least one.
@@ -57,7 +58,17 @@ def evaluation_record(
     if len(measured) == len(ordered):
         correct_MC = np.sum(measured, axis=0)
         record["expert_class_accuracy"] = _rounded(correct_MC / np.maximum(count_C, 1))
+    if ordered[0].cold:
+        record["cold_start"] = cold_start_record([result.cold for result in ordered])
     return record
+
+
+def cold_start_record(clients: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns number of samples -> method -> mean, std and worst decile, from each client's accuracies."""
+    return {
+        size: {name: spread([own[size][name] for own in clients]) for name in figures}
+        for size, figures in clients[0].items()
+    }
 
 
 def seen_record(results: Mapping[int, ClientResult]) -> dict[str, Any]:

@@ -1,19 +1,19 @@
 """Scores of clients over the pool, from what the gate, or each expert's loss, says of their samples.
 
-Shapes: B samples of one client, M experts.
+Shapes: B samples of one client (or of one of its G batches), M experts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from fedmoe.evaluation.outputs import expert_logits
 from fedmoe.moe.expert import Expert
 from fedmoe.training.samples import ClientSamples
 
-__all__ = ["AGGREGATIONS", "client_scores", "loss_scores", "mixture_shares"]
+__all__ = ["AGGREGATIONS", "batch_scores", "client_scores", "loss_scores", "mixture_shares"]
 
 STILL = 1e-6  # of the largest change of a share: then EM stands still
 MOST_STEPS = 100
@@ -34,18 +34,24 @@ def client_scores(logits_BM: Tensor, aggregation: str) -> list[float]:
     Raises:
         ValueError: an unknown aggregation.
     """
-    logits_BM = logits_BM.double()
-    if aggregation == "mean-probability":
-        scores_M = torch.softmax(logits_BM, dim=1).mean(dim=0)
-    elif aggregation == "mean-logit":
-        scores_M = logits_BM.mean(dim=0)
-    elif aggregation == "vote":
-        best_B = logits_BM.argmax(dim=1)
-        scores_M = torch.bincount(best_B, minlength=logits_BM.shape[1]).double() / len(best_B)
-    else:
-        raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, got '{aggregation}'")
-    scores: list[float] = scores_M.tolist()
+    scores: list[float] = batch_scores(logits_BM[None], aggregation)[0].tolist()
     return scores
+
+
+def batch_scores(logits_GBM: Tensor, aggregation: str) -> Tensor:
+    """Returns scores_GM of G batches of equally many samples, each as `client_scores` says; float64.
+
+    Raises:
+        ValueError: an unknown aggregation.
+    """
+    logits_GBM = logits_GBM.double()
+    if aggregation == "mean-probability":
+        return torch.softmax(logits_GBM, dim=2).mean(dim=1)
+    if aggregation == "mean-logit":
+        return logits_GBM.mean(dim=1)
+    if aggregation == "vote":
+        return one_hot(logits_GBM.argmax(dim=2), logits_GBM.shape[2]).double().mean(dim=1)
+    raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, got '{aggregation}'")
 
 
 def adjusted(

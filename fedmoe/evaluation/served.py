@@ -6,7 +6,7 @@ from fedmoe.data.contracts import Ids
 from fedmoe.data.population import Population
 from fedmoe.seeding import numpy_stream
 
-__all__ = ["seen_clients", "seen_ids", "served_ids"]
+__all__ = ["cold_order", "seen_clients", "seen_ids", "served_ids"]
 
 SEEN_SAMPLES = 500  # of a training client, where the settings name no other number
 
@@ -17,6 +17,11 @@ def served_ids(population: Population, client_id: int, limit: int, seed: int) ->
     if not limit or len(ids) <= limit:
         return ids
     return np.sort(numpy_stream(seed, "evaluate", "samples", client_id).choice(ids, limit, replace=False))
+
+
+def cold_order(client_id: int, size: int, seed: int) -> Ids:
+    """Returns the places of the client's tested samples in the order in which they come in the cold start, by lot."""
+    return numpy_stream(seed, "evaluate", "cold-start", client_id).permutation(size)
 
 
 def seen_clients(population: Population, count: int, seed: int) -> tuple[int, ...]:

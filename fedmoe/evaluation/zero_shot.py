@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedmoe.evaluation.cold_start import cold_start
 from fedmoe.evaluation.outputs import expert_logits, gate_logits
-from fedmoe.evaluation.prior_em import correct_priors
+from fedmoe.evaluation.predictions import Answers, accuracies_of, predictions_of
 from fedmoe.evaluation.ranking import client_scores
-from fedmoe.federation.assignment import top_k
+from fedmoe.federation.assignment import best_first
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
-from fedmoe.moe.mixture import mix
 from fedmoe.training.samples import ClientSamples
 
 __all__ = ["ClientResult", "Serving", "common_expert_results", "serve_clients"]
@@ -40,6 +40,7 @@ class Serving:
         private: which of a job's `PARTS` a training client has of its own, when it is tested.
         hindsight: also measure every expert on every client (costs M/K times the work): `best_expert` and the expert x
             class accuracies.
+        cold_start: numbers of samples; the client is also served as if it only ever had so many (`cold_start.py`).
     """
 
     top_k: int
@@ -49,6 +50,7 @@ class Serving:
     answer: str = "best"
     private: tuple[str, ...] = ()
     hindsight: bool = False
+    cold_start: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +65,9 @@ class ClientResult:
         correct_MC: how many samples of class c expert m got right (with hindsight only).
         entropy: mean entropy of the gate's softmax over the pool, nats.
         scores: its score of every expert.
-        seconds: that ranking and predicting took for it: those of all served together, in equal parts. Hindsight is
-            left out, and what the common expert and the disk take: embeddings and samples lie ready.
+        cold: number of samples that it is served by at a time -> method -> accuracy.
+        seconds: that ranking and predicting took for it: those of all served together, in equal parts. Hindsight and
+            cold start are left out, and what the common expert and the disk take: embeddings and samples lie ready.
     """
 
     experts: tuple[int, ...]
@@ -75,26 +78,8 @@ class ClientResult:
     correct_MC: NDArray[np.int64] | None = None
     entropy: float = 0.0
     scores: tuple[float, ...] = field(default=())
+    cold: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the gate and the experts say of one client's samples, on the CPU.
-
-    Attributes:
-        held: its K experts, best first.
-        scores: its score of every expert.
-        logits_BM: the gate's.
-        outputs: expert id -> logits_BC; of the held experts at least.
-        y_B: labels.
-    """
-
-    held: tuple[int, ...]
-    scores: Sequence[float]
-    logits_BM: Tensor
-    outputs: Mapping[int, Tensor]
-    y_B: Tensor
 
 
 @torch.no_grad()
@@ -106,6 +91,7 @@ def serve_clients(
     serving: Serving,
     train_prior_C: Tensor,
     ties: Sequence[np.random.Generator],
+    orders: Sequence[NDArray[np.int64]] = (),
 ) -> list[ClientResult]:
     """Returns how each client fares: ranking on its unlabelled inputs, K experts for it, the best one for each sample.
 
@@ -124,6 +110,7 @@ def serve_clients(
         serving: how they are served.
         train_prior_C: label prior of the training population, for the correction.
         ties: what breaks ties in each client's ranking.
+        orders: of each client's samples, in which they come in the cold start; needed where there is one.
     """
     started, everything = time.perf_counter(), [range(num_experts)] * len(clients)
     outputs = expert_logits(load_expert, everything, clients) if serving.by == "confidence" else []
@@ -136,52 +123,27 @@ def serve_clients(
     else:
         logits = gate_logits(gate, [own.gate_input for own in clients])
         scores = [client_scores(own, serving.aggregation) for own in logits]
-    held = [top_k(own, serving.top_k, rng) for own, rng in zip(scores, ties, strict=True)]
+    lots = [rng.permutation(num_experts) for rng in ties]
+    held = [best_first(own, each)[: serving.top_k] for own, each in zip(scores, lots, strict=True)]
     outputs = outputs or expert_logits(load_expert, held, clients)
     labels = [own.y.cpu() for own in clients]
     answers = [Answers(*own) for own in zip(held, scores, logits, outputs, labels, strict=True)]
-    accuracies = accuracies_of([predictions_of(own, serving) for own in answers], labels, train_prior_C)
+    predictions = [predictions_of(*own.of_held(), serving.output, serving.answer) for own in answers]
+    accuracies = accuracies_of(predictions, labels, train_prior_C)
     seconds = (time.perf_counter() - started) / len(clients)
-    if serving.hindsight:
+    if serving.hindsight or serving.cold_start:
         others = [set(range(num_experts)) - set(own.outputs) for own in answers]
         more = expert_logits(load_expert, others, clients)
         answers = [replace(own, outputs={**own.outputs, **new}) for own, new in zip(answers, more, strict=True)]
-    return [
-        replace(result_of(*own, hindsight=serving.hindsight), seconds=seconds)
-        for own in zip(answers, accuracies, strict=True)
-    ]
+    results = [result_of(*own, hindsight=serving.hindsight) for own in zip(answers, accuracies, strict=True)]
+    cold = [{}] * len(clients) if not serving.cold_start else cold_start(answers, orders, lots, serving, train_prior_C)
+    return [replace(result, cold=own, seconds=seconds) for result, own in zip(results, cold, strict=True)]
 
 
 def confidence(outputs: Mapping[int, Tensor]) -> Tensor:
     """Returns minus the entropy (nats) of what each expert predicts of each sample, logits_BM."""
     log_probs_MBC = torch.log_softmax(torch.stack([outputs[i] for i in range(len(outputs))]), dim=2)
     return (log_probs_MBC.exp() * log_probs_MBC).sum(dim=2).T
-
-
-def predictions_of(own: Answers, serving: Serving) -> dict[str, Tensor]:
-    """Returns the log_probs_BC of each way to predict: by each sample's best held expert, by the mixture."""
-    held_BK, logits_KBC = own.logits_BM[:, list(own.held)], torch.stack([own.outputs[i] for i in own.held])
-    chosen_BC = logits_KBC[held_BK.argmax(dim=1), torch.arange(len(held_BK))]
-    predictions = {"zero_shot": torch.log_softmax(chosen_BC, dim=1)}
-    if len(own.held) > 1:
-        mixture = mix(logits_KBC, torch.softmax(held_BK, dim=1), serving.output)
-        predictions["zero_shot" if serving.answer == "mixture" else "mixture"] = mixture
-    return predictions
-
-
-def accuracies_of(
-    predictions: Sequence[Mapping[str, Tensor]], labels: Sequence[Tensor], train_prior_C: Tensor
-) -> list[dict[str, float]]:
-    """Returns each client's accuracy by each prediction (log_probs_BC): as it is, and with prior correction (`_em`)."""
-    corrected = iter(correct_priors([every for own in predictions for every in own.values()], train_prior_C))
-    accuracies = []
-    for own, y_B in zip(predictions, labels, strict=True):
-        shares = {}
-        for name, log_probs_BC in own.items():
-            shares[name] = _share(log_probs_BC.argmax(dim=1) == y_B)
-            shares[f"{name}_em"] = _share(next(corrected).argmax(dim=1) == y_B)
-        accuracies.append(shares)
-    return accuracies
 
 
 def result_of(own: Answers, accuracies: Mapping[str, float], hindsight: bool) -> ClientResult:
@@ -228,7 +190,3 @@ def mean_entropy(logits_BM: Tensor) -> float:
 
 def _class_counts(y: Tensor, num_classes: int) -> NDArray[np.int64]:
     return torch.bincount(y, minlength=num_classes).numpy()
-
-
-def _share(hits_B: Tensor) -> float:
-    return float(hits_B.double().mean())

@@ -17,7 +17,7 @@ from fedmoe.evaluation.attempts import attempt
 from fedmoe.evaluation.chunks import chunks
 from fedmoe.evaluation.outputs import gate_logits
 from fedmoe.evaluation.ranking import client_scores, loss_scores, mixture_shares
-from fedmoe.evaluation.served import seen_ids, served_ids
+from fedmoe.evaluation.served import cold_order, seen_ids, served_ids
 from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_clients
 from fedmoe.federation.grouping import print_of
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
@@ -211,7 +211,8 @@ class Node:
                 return [plain_result(result) for result in self.serve(clients, state, serving, prior, round_num)]
             own = self._own_state(clients[0], state, serving, round_num)
             under = self._own_prior(clients[0]) if serving.private else prior
-            return [plain_result(result) for result in self.serve(clients, own, serving, under, round_num)]
+            ordinary = replace(serving, cold_start=())
+            return [plain_result(result) for result in self.serve(clients, own, ordinary, under, round_num)]
 
         self.states = self._states_of(order, round_num + 1)
         seen = [[client] for client in order["clients"] if client < self.population.num_training]
@@ -241,7 +242,9 @@ class Node:
         reads = gate.reads if gate else None
         samples = [self.store.load(own, reads, drawn) for own, drawn in zip(ids, lots, strict=True)]
         ties = [numpy_stream(seed, "evaluate", "ties", round_num, client) for client in clients]
-        return serve_clients(gate, self._loaded(state.experts), num_experts, samples, serving, train_prior_C, ties)
+        orders = [cold_order(client, len(own), seed) for client, own in zip(clients, ids, strict=True)]
+        load = self._loaded(state.experts)
+        return serve_clients(gate, load, num_experts, samples, serving, train_prior_C, ties, orders)
 
     def together(self, clients: Sequence[int], num_experts: int) -> list[Sequence[int]]:
         """Returns the clients in chunks that are ranked or served at once, as many as memory shall hold."""
@@ -295,7 +298,7 @@ def in_turn(jobs: Sequence[ClientJob]) -> list[list[ClientJob]]:
 
 def serving_from_json(table: Mapping[str, Any]) -> Serving:
     """Returns the serving that `vars` made a table of."""
-    return Serving(**{**table, "private": tuple(table["private"])})
+    return Serving(**{**table, **{name: tuple(table[name]) for name in ("private", "cold_start")}})
 
 
 def row_of(update: ClientUpdate) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Orders to the nodes, and what their replies add up to; clients are dealt over nodes, longest work first."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -132,20 +132,25 @@ def _work(
 
 
 def evaluate_orders(
-    federation: Federation, roster: Roster, round_num: int, state: ServerState, serving: Serving, hindsight: bool
+    federation: Federation, roster: Roster, round_num: int, state: ServerState, serving: Serving, last: bool
 ) -> Orders:
     """Returns the evaluation order for each node: its unseen clients, those seen that are tested, gate and pool."""
     population, settings = federation.population, federation.settings
     prior = federated_prior(population, settings.train.logit_adjustment)
     seen = seen_clients(population, settings.evaluate.seen, settings.seed)
     arrays = {name: array for name, array in state.to_arrays().items() if not name.startswith("extra/")}
+    asked = replace(
+        serving,
+        hindsight=(serving.hindsight or last) and len(state.experts) > 1,
+        cold_start=settings.evaluate.cold_start_sizes if last else (),
+    )
 
     def order(cohort: Sequence[int]) -> RecordDict:
         payload = {
             "plan": dict(federation.plan),
             "round": round_num,
             "clients": list(cohort),
-            "serving": vars(serving) | {"hindsight": (serving.hindsight or hindsight) and len(state.experts) > 1},
+            "serving": vars(asked),
             "train_prior": prior.tolist(),
             "num_experts": len(state.experts),
             "states": federation.states,

@@ -103,11 +103,14 @@ def reply_to_evaluate(message: Message, context: Context, node: Node) -> Message
     return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
 
 
-def serve_dense(node: Node, clients: Sequence[int], state: ServerState) -> list[ClientResult]:
+def serve_dense(
+    node: Node, clients: Sequence[int], state: ServerState, cold_start: tuple[int, ...] = ()
+) -> list[ClientResult]:
     """Returns how each of these unseen clients fares with the dense model."""
+    serving = Serving(top_k=1, cold_start=cold_start)
     prior = torch.from_numpy(federated_prior(node.population, node.settings.train.logit_adjustment))
     chunks = node.together(clients, 1)
-    return [result for some in chunks for result in node.serve(some, state, Serving(top_k=1), prior, round_num=0)]
+    return [result for some in chunks for result in node.serve(some, state, serving, prior, round_num=0)]
 
 
 class PlainRounds:
@@ -159,7 +162,8 @@ class PlainRounds:
         evaluation, personalise, evaluating = None, None, time.perf_counter()
         if round_num % settings.evaluate.every == 0 or round_num == settings.num_server_rounds:
             served, unseen = self.average or state, self.preparation.population.unseen
-            results = serve_dense(self.node, unseen, served)
+            sizes = settings.evaluate.cold_start_sizes if round_num == settings.num_server_rounds else ()
+            results = serve_dense(self.node, unseen, served, sizes)
             evaluation = evaluation_record(dict(zip(unseen, results, strict=True)), self.held)
             self.held, personalise = held_sets(evaluation), mean_seconds(results)
         now = time.perf_counter()

@@ -8,14 +8,17 @@ import torch
 
 from fedmoe.data.holdings import Holdings
 from fedmoe.data.population import Population
+from fedmoe.evaluation.cold_start import cold_start
 from fedmoe.evaluation.fairness import spread
+from fedmoe.evaluation.gathering import cold_start_record
+from fedmoe.evaluation.predictions import Answers
 from fedmoe.evaluation.priors import public_prior
-from fedmoe.evaluation.served import served_ids
-from fedmoe.evaluation.zero_shot import common_expert_results
+from fedmoe.evaluation.served import cold_order, served_ids
+from fedmoe.evaluation.zero_shot import Serving, common_expert_results
 from fedmoe.flower.preparation import Preparation
 from fedmoe.recording.outcome import Outcome
 
-__all__ = ["client_table", "common_results", "header_table", "partition_table", "summary_table"]
+__all__ = ["client_table", "common_cold_start", "common_results", "header_table", "partition_table", "summary_table"]
 
 HELD = ("client_id", "role", "labels", "examples", "rounds")
 ROUTING = ("specialisation", "routing_entropy", "dispatch_entropy", "routing_stability", "dead_experts")
@@ -118,10 +121,31 @@ def common_results(preparation: Preparation) -> dict[int, dict[str, float]]:
     return dict(zip(population.unseen, common_expert_results(logits, labels, prior), strict=True))
 
 
+def common_cold_start(preparation: Preparation) -> dict[str, Any]:
+    """Returns the common expert's figures by how many samples a client has; empty where none are asked for."""
+    population, store, settings = preparation.population, preparation.store, preparation.settings
+    sizes = settings.evaluate.cold_start_sizes
+    if not sizes:
+        return {}
+    answers, orders = [], []
+    for client in population.unseen:
+        own = served_ids(population, client, settings.evaluate.samples, settings.seed)
+        only = {0: store.common_logits(own)}
+        answers.append(
+            Answers(held=(0,), scores=(0.0,), logits_BM=torch.zeros(len(own), 1), outputs=only, y_B=store.y(own))
+        )
+        orders.append(cold_order(client, len(own), settings.seed))
+    lots = [np.zeros(1, dtype=np.int64)] * len(answers)
+    prior = torch.from_numpy(public_prior(population))
+    found = cold_start_record(cold_start(answers, orders, lots, Serving(top_k=1, cold_start=sizes), prior))
+    return {size: {"plain": told["zero_shot"], "em": told["zero_shot_em"]} for size, told in found.items()}
+
+
 def summary_table(
     header: Mapping[str, Any],
     outcomes: Mapping[str, Outcome],
     common: Mapping[int, Mapping[str, float]],
+    common_cold: Mapping[str, Any],
     once: Mapping[str, int],
     seconds: float,
 ) -> dict[str, Any]:
@@ -131,6 +155,7 @@ def summary_table(
         header: what was told at the start.
         outcomes: what each method's rounds came to, the main one first.
         common: the common expert's accuracies by unseen client.
+        common_cold: its figures in the cold start, if there was one.
         once: each method's one-time bytes.
         seconds: of the whole run, set-up included.
     """
@@ -154,6 +179,7 @@ def summary_table(
         "methods": methods,
         **_seen(outcomes),
         "routing": _routing(outcomes),
+        **_cold_start(outcomes, common_cold),
         "bytes": {**traffic[header["strategy"]], "by_method": traffic},
         "seconds": {
             "total": round(seconds, 3),
@@ -182,6 +208,12 @@ def _routing(outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, Any]]:
         for name, outcome in outcomes.items()
         if len(outcome.evaluation["dispatch"]) > 1
     }
+
+
+def _cold_start(outcomes: Mapping[str, Outcome], common: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns each method's figures by the number of samples, where they were measured."""
+    told = {name: o.evaluation["cold_start"] for name, o in outcomes.items() if "cold_start" in o.evaluation}
+    return {"cold_start": told | {"common expert": common}} if told else {}
 
 
 def _unserved(outcomes: Mapping[str, Outcome], num_unseen: int) -> list[str]:

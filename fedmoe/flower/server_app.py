@@ -14,7 +14,14 @@ from fedmoe.errors import FedmoeError, RunFolderError, SettingsError
 from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint, set_up_torch
 from fedmoe.flower.methods import ledger_of, methods_of, rounds_done, run_method, unused_tables
 from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
-from fedmoe.flower.results import client_table, common_results, header_table, partition_table, summary_table
+from fedmoe.flower.results import (
+    client_table,
+    common_cold_start,
+    common_results,
+    header_table,
+    partition_table,
+    summary_table,
+)
 from fedmoe.flower.roster import Roster, call_roster
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.recording.console import ConsoleLogger
@@ -78,10 +85,10 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     for logger in loggers:
         logger.start(header)
     outcomes = {method.name: run_method(method, preparation, folder, grid, loggers) for method in methods}
-    common = common_results(preparation)
+    common, cold = common_results(preparation), common_cold_start(preparation)
     once = {m.name: ledger_of(m.strategy, preparation).once(settings.clients.num) for m in methods}
     before = sum(sum(outcomes[name].seconds[:rounds]) for name, rounds in done.items())
-    summary = summary_table(header, outcomes, common, once, time.perf_counter() - started + before)
+    summary = summary_table(header, outcomes, common, cold, once, time.perf_counter() - started + before)
     folder.write_clients(*client_table(preparation, outcomes, common))
     folder.write_summary(summary)
     write_report(folder.path)

@@ -32,6 +32,7 @@ __all__ = [
 NOT_COMPARED = {"seed", "output-dir", "resume", "simulation", "evaluate.baselines", "data.root", "train.workers"}
 DEALT_BY = ("data.", "clients.", "experts.num")  # what settings decide who holds what
 CONFIDENCE = 0.95
+COLD = "cold_start_"  # of a measure: accuracy with so many samples at a time
 MEASURES = (
     "std",
     "specialisation",
@@ -58,8 +59,8 @@ class Row:
         traffic: bytes of a whole run (once, down and up), mean over seeds; 0 for what sends nothing.
         seconds: of a round (median), mean over seeds; 0 where nothing is trained or it was not told.
         is_main: whether it is what the runs are about, rather than a baseline.
-        measures: what else is told of the method, a table a seed, by the names in `MEASURES`; some are timings, so
-            equal rows may differ in them.
+        measures: what else is told of the method, a table a seed, by the names in `MEASURES` and, for each number of
+            samples, `cold_start_10`; some are timings, so equal rows may differ in them.
     """
 
     method: str
@@ -176,12 +177,14 @@ def to_csv(rows: Sequence[Row]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ("method", "prediction", "seed", "accuracy", "worst_decile", "traffic_bytes", "round_seconds")
-    writer.writerow((*head, *MEASURES))
+    told_of = {name for row in rows for told in row.measures for name in told if name.startswith(COLD)}
+    names = (*MEASURES, *sorted(told_of, key=lambda name: int(name.removeprefix(COLD))))
+    writer.writerow((*head, *names))
     for row in rows:
         measures = row.measures or ({},) * len(row.seeds)
         for seed, accuracy, worst, told in zip(row.seeds, row.accuracies, row.worst, measures, strict=True):
             own = (row.method, row.prediction, seed, accuracy, worst, round(row.traffic), row.seconds)
-            writer.writerow((*own, *(told.get(name) for name in MEASURES)))
+            writer.writerow((*own, *(told.get(name) for name in names)))
     return out.getvalue()
 
 
@@ -280,17 +283,17 @@ def _row(
         traffic=float(np.mean([sum(s["bytes"]["by_method"].get(method, {}).values()) for s in summaries])),
         seconds=float(np.mean([s["seconds"].get("by_method", {}).get(method, 0.0) for s in summaries])),
         is_main=is_main,
-        measures=tuple(_measures(method, part, summary, own) for summary, own in zip(summaries, figures, strict=True)),
+        measures=tuple(_measures(method, part, variant, summary) for summary in summaries),
     )
 
 
-def _measures(
-    method: str, part: str, summary: Mapping[str, Any], figures: Mapping[str, float]
-) -> dict[str, float | None]:
+def _measures(method: str, part: str, variant: str, summary: Mapping[str, Any]) -> dict[str, float | None]:
     """Returns what else a run tells of a method; routing and its time are those of unseen clients."""
-    told: dict[str, float | None] = {"std": figures.get("std")}
+    told: dict[str, float | None] = {"std": summary[part][method][variant].get("std")}
     if part == "seen":
         return told
     for name, value in summary.get("routing", {}).get(method, {}).items():
         told[name] = len(value) if isinstance(value, list) else value
+    for size, figures in summary.get("cold_start", {}).get(method, {}).items():
+        told |= {f"{COLD}{size}": figures[variant]["mean"]} if variant in figures else {}
     return told | {"personalise_seconds": summary["seconds"].get("personalise", {}).get(method)}

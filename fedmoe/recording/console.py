@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fedmoe.recording.wording import (
     bytes_text,
+    cold_start_text,
     method_title,
     notes_of,
     percent,
@@ -106,6 +107,9 @@ class ConsoleLogger:
         )
         for method, told in (summary.get("routing") or {}).items():
             self._plain(f"routing by {method_title(method)}: {routing_text(told)}")
+        for method, told in (summary.get("cold_start") or {}).items():
+            dense = "mixture" not in summary["methods"][method]
+            self._plain(f"cold start, {method_title(method)}: {cold_start_text(told, dense)}")
         serving = (seconds.get("personalise") or {}).items()
         if serving:
             each = ", ".join(f"{method_title(method)} {seconds_text(told)}" for method, told in serving)

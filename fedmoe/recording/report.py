@@ -11,6 +11,7 @@ from fedmoe.recording.run_record import RunRecord, dead_experts, read_run
 from fedmoe.recording.verdict import verdict
 from fedmoe.recording.wording import (
     bytes_text,
+    cold_start_text,
     notes_of,
     percent,
     routing_text,
@@ -133,10 +134,15 @@ def _results(record: RunRecord) -> str:
         "sample. The bound takes one for all of a client's samples, by their labels: no method may, though an expert "
         "for each sample can do better.</figcaption>"
     )
-    routing = "".join(
-        f"<p class='under'>{words(f'Routing by {record.title(method)}: {routing_text(told)}.')}</p>"
+    remarks = [
+        f"Routing by {record.title(method)}: {routing_text(told)}."
         for method, told in (record.summary.get("routing") or {}).items()
-    )
+    ]
+    remarks += [
+        f"Cold start, {record.title(method)}: {cold_start_text(told, record.dense(method))}."
+        for method, told in (record.summary.get("cold_start") or {}).items()
+    ]
+    routing = "".join(f"<p class='under'>{words(text)}</p>" for text in remarks)
     return heading + table(["method", "prediction", "mean", "std", "worst decile"], rows, 2) + caption + routing
 
 

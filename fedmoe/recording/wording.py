@@ -6,6 +6,7 @@ from typing import Any
 __all__ = [
     "VARIANTS",
     "bytes_text",
+    "cold_start_text",
     "method_title",
     "notes_of",
     "percent",
@@ -82,6 +83,21 @@ def routing_text(told: Mapping[str, Any]) -> str:
     if told.get("specialisation") is not None:
         parts.append(f"specialisation: {told['specialisation']:.2f} nats")
     return "; ".join(parts)
+
+
+def cold_start_text(told: Mapping[str, Mapping[str, Mapping[str, float]]], dense: bool = False) -> str:
+    """Returns a method's entry in the summary's `cold_start` as a few words.
+
+    >>> cold_start_text({"1": {"zero_shot": {"mean": 0.5}}, "10": {"zero_shot": {"mean": 0.625}}})
+    'zero-shot: 50.0 % by 1 sample at a time, 62.5 % by 10'
+    """
+    found: dict[str, list[str]] = {}
+    for size, figures in told.items():
+        for variant, spread in figures.items():
+            parts = found.setdefault(variant, [])
+            words = "" if parts else " sample at a time" if size == "1" else " samples at a time"
+            parts.append(f"{percent(spread['mean'])} by {size}{words}")
+    return "; ".join(f"{variant_title(variant, dense)}: {', '.join(parts)}" for variant, parts in found.items())
 
 
 def seconds_text(seconds: float) -> str:

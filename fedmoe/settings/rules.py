@@ -48,6 +48,12 @@ def check_rules(settings: Settings) -> None:
         "train.compile='on' needs deterministic=false, got true: the last bits of compiled steps depend on how many "
         "clients are trained together",
     )
+    sizes = [part.strip() for part in settings.evaluate.cold_start.split(",") if part.strip()]
+    _require(
+        all(part.isdecimal() and int(part) >= 1 for part in sizes),
+        f"evaluate.cold-start must be numbers of samples, each at least 1, got '{settings.evaluate.cold_start}'; "
+        "hint: '1,10,100'",
+    )
 
 
 def _require(holds: bool, otherwise: str) -> None:

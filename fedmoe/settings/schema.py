@@ -152,7 +152,15 @@ class EvaluateSettings:
     seen: int = setting(
         0, "training clients that are tested too, each with what it keeps, on test samples like its own; 0: none", low=0
     )
+    cold_start: str = setting(
+        "", "numbers of samples, as '1,10,100': unseen clients are also tested with only so many at a time; empty: not"
+    )
     baselines: str = setting("", "strategies trained beside it on the same data, as 'fedavg,fedprox'")
+
+    @property
+    def cold_start_sizes(self) -> tuple[int, ...]:
+        """Returns `cold_start` as numbers, ascending."""
+        return tuple(sorted({int(part) for part in self.cold_start.split(",") if part.strip()}))
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ def fake_summary(run: RunFolder, methods: Mapping[str, list[dict[str, Any]]], st
             },
         },
         "seconds": {"total": 123.4, "round_median": 1.2, "personalise": dict.fromkeys(methods, 0.0123)},
+        "cold_start": {"common expert": {n: {"plain": spread(np.full(9, 0.5))} for n in ("1", "10")}},
         "routing": {
             name: {"dead_experts": [3], "untrained_experts": [], "routing_stability": 0.875, "specialisation": 0.5}
             for name, rounds in methods.items()

@@ -80,6 +80,7 @@ def test_the_closing_table_has_every_method_with_its_figures():
 def test_the_end_tells_of_routing_and_of_the_time_to_serve_a_client():
     _, _, end = told(width=100)
     assert "routing by FedJETs: dead experts: 3; nobody held: none; held sets that stayed: 87.5 %" in end
+    assert "cold start, Common expert: alone: 50.0 % by 1 sample at a time, 50.0 % by 10" in end
     assert "to rank and predict for one unseen client: FedJETs 12.3 ms" in end
 
 

@@ -59,6 +59,7 @@ def test_holds_every_figure_of_the_summary(run, html):
 
 def test_tells_of_routing_and_of_the_time_to_serve_a_client(html):
     assert "Routing by FedJETs: dead experts: 3; nobody held: none; held sets that stayed: 87.5\u00a0%" in html
+    assert "Cold start, Common expert: alone: 50.0\u00a0% by 1 sample at a time, 50.0\u00a0% by 10." in html
     assert "<b>12.3 ms</b><span>to rank and predict for an unseen client</span>" in html
 
 

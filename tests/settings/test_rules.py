@@ -64,6 +64,12 @@ EDGES = {
         (False, True),
         r"train.compile='on' needs deterministic=false, got true: the last bits .* are trained together",
     ),
+    "a cold start has a sample": (
+        {},
+        "evaluate.cold-start",
+        ("1, 10", "10,0"),
+        r"evaluate.cold-start must be numbers of samples, each at least 1, got '10,0'; hint: '1,10,100'",
+    ),
 }
 
 

@@ -159,7 +159,8 @@ def another(key):
     if isinstance(default, bool):
         return not default
     if isinstance(default, str):
-        return "x" if key == "data.source" else choices[-1] if choices else f"{default}x"
+        free = {"data.source": "x", "evaluate.cold-start": "1,10"}
+        return free[key] if key in free else choices[-1] if choices else f"{default}x"
     nearby = [default + 1, default - 1] if isinstance(default, int) else [default / 2 + 0.2, default / 2]
     return next(value for value in nearby if value != default and within(key, value))
 
