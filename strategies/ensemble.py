@@ -42,6 +42,10 @@ class Ensemble(ExpertStrategy):
         clients: Sequence[int] = rng.permutation(sorted(rankings)).tolist()
         return {client: (index % self.models,) for index, client in enumerate(clients)}
 
+    def traffic(self) -> int:
+        """Returns 2: a client gets and sends one of the models."""
+        return 2
+
     def serving(self) -> Serving:
         """Returns: the mean of all models' probabilities."""
         return Serving(top_k=self.models, answer="mixture")

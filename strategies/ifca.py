@@ -37,6 +37,10 @@ class IFCA(ExpertStrategy):
         """Returns each client's best model."""
         return {client: top_k(scores, 1, rng) for client, scores in rankings.items()}
 
+    def traffic(self) -> int:
+        """Returns M + 1: a client gets all models and sends its own."""
+        return self.num_experts + 1
+
     def serving(self) -> Serving:
         """Returns: the one model that is surest of the client's inputs."""
         return Serving(top_k=1, by="confidence", aggregation="mean-logit")

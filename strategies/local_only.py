@@ -26,6 +26,10 @@ class LocalOnly(ExpertStrategy):
         """Returns FedAvg's job, of which everything stays with the client."""
         return replace(super().job(round_num, client_id, held), private=PARTS, sends=False)
 
+    def traffic(self) -> int:
+        """Returns 0: nothing is sent."""
+        return 0
+
     def serving(self) -> Serving:
         """Returns: by the model; a training client by its own."""
         return Serving(top_k=1, private=PARTS)

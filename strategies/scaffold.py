@@ -51,6 +51,10 @@ class Scaffold(ExpertStrategy):
             shared=("control",),
         )
 
+    def traffic(self) -> int:
+        """Returns 4: the control variate goes with the model, both ways."""
+        return 4
+
     def merge(self, round_num: int, state: ServerState, updates: Replies) -> ServerState:
         """Returns the averaged model; the server's variate moves by the mean change times the share that took part."""
         merged = merge_sums(state, updates.sums)

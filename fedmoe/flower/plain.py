@@ -23,6 +23,7 @@ from fedmoe.evaluation.zero_shot import ClientResult, Serving
 from fedmoe.federation.job import ClientJob, Term
 from fedmoe.federation.ledger import FLOAT_BYTES
 from fedmoe.federation.merging import Sums
+from fedmoe.federation.sampling import matched_count
 from fedmoe.federation.state import ServerState, moving_average
 from fedmoe.flower.crew import Crew
 from fedmoe.flower.devices import choose_device
@@ -217,9 +218,13 @@ def run_plain(strategy: Strategy, preparation: Preparation, recorder: Recorder, 
 
 
 def _cohort(context: Context, node: Node, round_num: int) -> list[int]:
-    """Returns this node's clients of the round: its share of `clients.per-round`, by lot among its own."""
+    """Returns this node's clients of the round: its share of the round's number, by lot among its own."""
     own = _share(node.population.training, context)
-    wanted = max(1, round(node.settings.clients.per_round / max(1, int(context.node_config["num-partitions"]))))
+    settings = node.settings
+    together = settings.clients.per_round
+    if settings.clients.matched_bytes:
+        together = matched_count(settings.clients, settings.experts.top_k, 2, len(node.population.training))
+    wanted = max(1, round(together / max(1, int(context.node_config["num-partitions"]))))
     rng = numpy_stream(
         node.settings.seed, "plain", "round", round_num, "node", int(context.node_config["partition-id"])
     )

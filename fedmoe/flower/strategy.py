@@ -16,7 +16,7 @@ from fedmoe.evaluation.zero_shot import Serving
 from fedmoe.federation.assignment import Assignment, Rankings
 from fedmoe.federation.job import ClientFailure, ClientJob, Term
 from fedmoe.federation.merging import merge_sums
-from fedmoe.federation.sampling import sample_clients
+from fedmoe.federation.sampling import matched_count, sample_clients
 from fedmoe.federation.state import ServerState, moving_average
 from fedmoe.flower.federation import Federation
 from fedmoe.flower.orders import (
@@ -94,8 +94,19 @@ class ExpertStrategy(Strategy, ABC):
         """Refuses settings that the strategy cannot work with, by a `SettingsError`, before anything runs."""
 
     def sample(self, round_num: int, clients: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
-        """Returns the clients of a round: by default `clients.per-round` of all training clients, by lot."""
-        return sample_clients(clients, self.federation.settings.clients.per_round, rng)
+        """Returns the clients of a round: by default `clients_a_round` of all training clients, by lot."""
+        return sample_clients(clients, self.clients_a_round(len(clients)), rng)
+
+    def clients_a_round(self, available: int) -> int:
+        """Returns `clients.per-round`, or with `clients.matched-bytes` as many as FedJETs' bytes pay for."""
+        settings = self.federation.settings
+        if not settings.clients.matched_bytes:
+            return settings.clients.per_round
+        return matched_count(settings.clients, settings.experts.top_k, self.traffic(), available)
+
+    def traffic(self) -> int:
+        """Returns how many experts a client gets in a round plus how many it sends: by default twice the pool."""
+        return 2 * self.num_experts
 
     def ranked(self, clients: Sequence[int]) -> Sequence[int]:
         """Returns those of a round's clients that are asked to rank the experts: by default all, if anything ranks."""

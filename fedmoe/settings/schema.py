@@ -52,6 +52,9 @@ class ClientsSettings:
     num: int = setting(100, "training clients, anchors among them", low=1)
     per_round: int = setting(10, "clients sampled in a round, anchors among them", low=1)
     anchors_per_round: int = setting(5, "anchor clients sampled in a round; 0: no client is an anchor", low=0)
+    matched_bytes: bool = setting(
+        False, "methods other than FedJETs sample as many clients a round as FedJETs' traffic of experts pays for"
+    )
     partition: str = setting("random-labels", "how labels fall on clients: a short name or 'module:Attribute'")
     labels_per_client: int = setting(4, "labels that a client holds (random-labels, aligned, pathological)", low=1)
     alpha: float = setting(0.1, "concentration of the Dirichlet partition", above=0)

@@ -70,6 +70,24 @@ def test_they_run_on_the_simulations_as_shipped(tmp_path: Path, name: str) -> No
     assert [method.name for method in methods_of(from_flat(config))][1:] == ["fedavg"]
 
 
+def test_matched_bytes_hold_in_a_run_by_its_ledger(tmp_path: Path) -> None:
+    flower = "flwr.serverapp.strategy:FedAvg"
+    config = small_config(evaluate__baselines=f"fedavg,{flower}", num_server_rounds=2, evaluate__every=2)
+    plain, matched = (
+        run_small(tmp_path / str(on), settings=config | {"clients.matched-bytes": on}, home=tmp_path / "home")
+        for on in (False, True)
+    )
+    assert rounds_of(plain) == rounds_of(matched), "FedJETs stays as it is"
+    for name in ("fedavg", "flwr_fedavg"):
+        pairs = zip(rounds_of(matched), rounds_of(matched / "baselines" / name), strict=True)
+        for theirs, ours in pairs:
+            assert len(theirs["clients"]) == 5
+            assert len(ours["clients"]) == 2 + 3 * 2
+            sent, wanted = sum(ours["bytes"]["by_expert"]), sum(theirs["bytes"]["by_expert"])
+            assert sent == wanted, "2 anchors with an expert, 3 clients with two"
+            assert ours["bytes"]["down"] < theirs["bytes"]["down"], "FedJETs sends a gate as well"
+
+
 def test_the_moving_average_is_what_gets_evaluated(tmp_path: Path) -> None:
     config = small_config() | FLOWERS_FEDAVG
     last, average = (

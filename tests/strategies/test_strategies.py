@@ -158,6 +158,45 @@ def test_it_samples_as_many_different_training_clients_as_asked(name: str, argum
     assert len(seen) > 9, "hardly any client is ever sampled"
 
 
+@pytest.mark.parametrize(("per_round", "anchors", "top_k"), [(5, 2, 2), (5, 0, 1), (4, 3, 3), (6, 1, 2)])
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"local_only", "centralised"}))
+def test_with_matched_bytes_it_sends_as_many_experts_as_fedjets_but_for_less_than_a_client(
+    name: str, per_round: int, anchors: int, top_k: int
+) -> None:
+    changes = {"clients__per_round": per_round, "clients__anchors_per_round": anchors, "experts__top_k": top_k}
+    changes |= {"clients__num": 20}
+
+    def sent(strategy: ExpertStrategy) -> tuple[int, int]:
+        clients, assignment = one_round(strategy, 1)
+        ledger = Ledger(gate_size=7, expert_size=100, num_experts=strategy.num_experts, common_size=0)
+        jobs = [job for client, held in assignment.items() for job in strategy.jobs(1, client, held)]
+        asked = strategy.ranked(clients)
+        told = ledger.round(jobs, asked, asked, strategy.ranking_indices(), strategy.ranks_by)
+        # SCAFFOLD's variates are counted with the experts that they belong to
+        return sum(told.by_expert), len(clients)
+
+    theirs, _ = sent(build("fedjets", {}, **changes))
+    assert theirs == 4 * 2 * 100 * (anchors + (per_round - anchors) * top_k)
+    ours, clients = sent(build(name, {}, clients__matched_bytes=True, **changes))
+    assert ours <= theirs
+    assert theirs - ours < ours / clients
+    if STRATEGIES[name].pool == 1 and name != "scaffold":
+        assert (ours, clients) == (theirs, anchors + (per_round - anchors) * top_k)
+    if name.startswith("fedjets"):
+        assert clients == per_round
+
+
+@pytest.mark.parametrize(("name", "clients"), [("local_only", 5), ("centralised", 8), ("fedavg", 8)])
+def test_with_matched_bytes_those_that_send_nothing_take_as_many_clients_as_ever(name: str, clients: int) -> None:
+    assert len(one_round(build(name, {}, clients__matched_bytes=True), 1)[0]) == clients
+
+
+@pytest.mark.parametrize(("num", "sampled"), [(12, 12), (24, 24), (26, 25), (40, 25)])
+def test_matched_bytes_take_all_training_clients_at_the_most(num: int, sampled: int) -> None:
+    changes = {"clients__num": num, "clients__per_round": 9, "clients__anchors_per_round": 1, "experts__top_k": 3}
+    assert len(one_round(build("fedavg", {}, clients__matched_bytes=True, **changes), 1)[0]) == sampled
+
+
 @pytest.mark.parametrize(("name", "arguments"), CASES)
 def test_it_assigns_within_the_pool_without_repeats(name: str, arguments: dict[str, Any]) -> None:
     strategy = build(name, arguments)
