@@ -38,6 +38,7 @@ class Serving:
         answer: what `zero_shot` tells, the method's own way to predict: each sample by its `"best"` held expert, or by
             the `"mixture"` of the held ones (which has no figure of its own then).
         private: which of a job's `PARTS` a training client has of its own, when it is tested.
+        fine_tuning: epochs that a training client trains the one model on its own samples, when it is tested; 0: none.
         hindsight: also measure every expert on every client (costs M/K times the work): `best_expert` and the expert x
             class accuracies.
         cold_start: numbers of samples; the client is also served as if it only ever had so many (`cold_start.py`).
@@ -49,6 +50,7 @@ class Serving:
     by: str = "gate"
     answer: str = "best"
     private: tuple[str, ...] = ()
+    fine_tuning: int = 0
     hindsight: bool = False
     cold_start: tuple[int, ...] = ()
 

@@ -33,6 +33,7 @@ from fedmoe.seeding import derive_seed, numpy_stream
 from fedmoe.settings import Settings
 from fedmoe.training.choice import choose_trainer, is_known
 from fedmoe.training.common_expert import expert_spec
+from fedmoe.training.fine_tuning import fine_tuned
 from fedmoe.training.samples import Lots, SampleStore
 from fedmoe.training.speed import TrainerChoice, make_trainer
 from fedmoe.training.trainer import LocalTrainer, Workplace
@@ -80,6 +81,8 @@ class Node:
         )
         self.states: RoundStates | None = None  # of the order at hand
         self.trainers: dict[tuple[str, int, str, bool], LocalTrainer] = {}
+        # fine-tunes those that are tested: one client at a time
+        self.tuner = make_trainer(self.place, TrainerChoice(kind="loop"))
         self.scratch = self._build_expert()
 
     def __reduce__(self) -> Any:
@@ -175,7 +178,9 @@ class Node:
         return torch.from_numpy(prior_C)
 
     def _own_state(self, client_id: int, state: ServerState, serving: Serving, round_num: int) -> ServerState:
-        """Returns the state as a training client has it after the round: with its private parts."""
+        """Returns the state as a training client has it after the round: with its private parts, or fine-tuned."""
+        if serving.fine_tuning:
+            return fine_tuned(self.tuner, client_id, state, serving.fine_tuning, round_num + 1)
         if not serving.private:
             return state
         job = ClientJob(
@@ -210,7 +215,7 @@ class Node:
             if clients[0] >= self.population.num_training:
                 return [plain_result(result) for result in self.serve(clients, state, serving, prior, round_num)]
             own = self._own_state(clients[0], state, serving, round_num)
-            under = self._own_prior(clients[0]) if serving.private else prior
+            under = self._own_prior(clients[0]) if serving.private or serving.fine_tuning else prior
             ordinary = replace(serving, cold_start=())
             return [plain_result(result) for result in self.serve(clients, own, ordinary, under, round_num)]
 

@@ -20,6 +20,7 @@ __all__ = [
 TITLES = {
     "fedadam": "FedAdam",
     "fedavg": "FedAvg",
+    "fedavg finetuned": "FedAvg + fine-tuning",
     "fedavgm": "FedAvgM",
     "fedem": "FedEM",
     "fedjets": "FedJETs",

@@ -1,7 +1,7 @@
 """Strategies whose clients keep something, against plain torch and against what their papers' equations imply."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import torch
 
 from fedmoe.data.population import build_population
 from fedmoe.errors import RoundError, SettingsError
+from fedmoe.evaluation.prior_em import correct_priors
 from fedmoe.evaluation.served import seen_clients, seen_ids
-from fedmoe.federation.job import PARTS, ClientJob, Term
+from fedmoe.federation.job import PARTS, ClientFailure, ClientJob, Term
+from fedmoe.federation.state import ServerState
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.recording.client_states import ClientStates
 from fedmoe.recording.comparison import compare_runs
 from fedmoe.settings import Settings, from_flat
+from fedmoe.training.fine_tuning import fine_tuned
 from fedmoe.training.objective import Batch, LocalModel
 from tests.by_hand import ByHand
 from tests.small import blobs, newest_state, rounds_of, run_small, small_config, small_settings
@@ -233,9 +236,79 @@ def test_a_training_client_is_tested_by_its_own_model_on_samples_like_its_own(tm
     assert summary["seen"]["ditto"] == told["ditto"]["seen"]["methods"]
 
 
-@pytest.mark.parametrize("nodes", [1, 3])
-def test_who_is_tested_depends_on_the_seed_alone(tmp_path: Path, nodes: int) -> None:
-    config = small_config(strategy__name="fedrep", evaluate__seen=5, evaluate__baselines="fedavg")
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("trainer", ["loop", "stacked"])
+def test_a_training_client_is_tested_by_the_fine_tuned_model_of_plain_torch(
+    tmp_path: Path, trainer: str, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[int, np.ndarray] = {}
+
+    def noted(trainer: Any, client_id: int, *rest: Any) -> ServerState:
+        state = fine_tuned(trainer, client_id, *rest)
+        # the last round's stays
+        made[client_id] = state.experts[0]
+        return state
+
+    monkeypatch.setattr("fedmoe.flower.node.fine_tuned", noted)
+    name, changes = "fedavg_finetuned", {"evaluate__seen": 6, "evaluate__samples": 40, "train__trainer": trainer}
+    folder, settings = run(tmp_path / name, name, strategy__fedavg_finetuned__epochs=epochs, **changes)
+    fedavg, _ = run(tmp_path / "fedavg", "fedavg", **changes)
+    assert newest_state(folder).experts[0].tobytes() == newest_state(fedavg).experts[0].tobytes()
+    hand = ByHand(replace(settings, train=replace(settings.train, epochs=epochs)))
+    test_ids = np.arange(hand.data.num_train, len(hand.data.y_N))
+    moved = 0
+    for tuned, plain in zip(rounds_of(folder), rounds_of(fedavg), strict=True):
+        own, same = (line["evaluate"].pop("seen") if line["evaluate"] else None for line in (tuned, plain))
+        tuned.pop("strategy"), plain.pop("strategy")
+        assert tuned == plain, "bytes, load and unseen clients are FedAvg's"
+        moved += own is not None and own != same
+    assert moved == 3, "in every evaluation"
+    weights, told = torch.from_numpy(newest_state(folder).experts[0]), own["clients"]
+    assert len(told) == 6
+    for row in told:
+        client = row["client_id"]
+        ids = seen_ids(hand.who, client, test_ids, 40, settings.seed)
+        vector = hand.train(client, ROUNDS + 1, weights)
+        np.testing.assert_allclose(made[client], vector, rtol=0, atol=2e-5)
+        torch.nn.utils.vector_to_parameters(vector.clone(), hand.net.parameters())
+        x, y = (torch.tensor(hand.data.x_NCHW[ids]).float() - hand.mean) / hand.std, torch.tensor(hand.data.y_N[ids])
+        with torch.no_grad():
+            log_probs = torch.log_softmax(hand.net(x), dim=1)
+        counts = np.bincount(hand.data.y_N[hand.who.shards[client]], minlength=6)
+        (corrected,) = correct_priors([log_probs], torch.from_numpy(counts / counts.sum()))
+        shares = [float((told.argmax(dim=1) == y).double().mean()) for told in (log_probs, corrected)]
+        assert row["examples"] == len(ids)
+        assert [row["zero_shot"], row["zero_shot_em"]] == pytest.approx(shares)
+    assert not list((folder / "client-states").glob("*/*")), "nothing is kept"
+
+
+def test_the_moving_average_is_what_gets_fine_tuned_and_a_pool_is_refused(tmp_path: Path) -> None:
+    changes = {"evaluate__seen": 4, "strategy__fedavg_finetuned__epochs": 2}
+    runs = [
+        run(tmp_path / str(n), "fedavg_finetuned", evaluate__ema=ema, **changes)[0] for n, ema in enumerate((0, 0.9))
+    ]
+    seen = [rounds_of(folder)[-1]["evaluate"]["seen"]["clients"] for folder in runs]
+    assert seen[0] != seen[1]
+    pool = ServerState(gate=None, experts=(np.zeros(3, np.float32),) * 2)
+    with pytest.raises(ValueError, match="needs one model without a gate, got a pool of 2"):
+        fine_tuned(None, 0, pool, 1, 1)  # type: ignore[arg-type]
+
+
+def test_fine_tuning_that_fails_says_why() -> None:
+    class Diverges:
+        """A trainer whose clients all diverge."""
+
+        def train(self, jobs: Sequence[ClientJob], state: ServerState) -> Iterator[ClientFailure]:
+            yield ClientFailure(stage="train", client_id=jobs[0].client_id, round_num=1, error="loss is nan")
+
+    state = ServerState(gate=None, experts=(np.zeros(3, np.float32),))
+    with pytest.raises(RuntimeError, match="fine-tuning failed: loss is nan"):
+        fine_tuned(Diverges(), 5, state, 1, 1)
+
+
+@pytest.mark.parametrize(("nodes", "name"), [(1, "fedrep"), (3, "fedrep"), (3, "fedavg_finetuned")])
+def test_who_is_tested_depends_on_the_seed_alone(tmp_path: Path, nodes: int, name: str) -> None:
+    config = small_config(strategy__name=name, evaluate__seen=5, evaluate__baselines="fedavg")
     one = run_small(tmp_path / "one", nodes=2, settings=config, home=tmp_path / "home")
     other = run_small(tmp_path / "other", nodes=nodes, settings=config, home=tmp_path / "home")
     assert rounds_of(one) == rounds_of(other)
@@ -246,7 +319,8 @@ def test_who_is_tested_depends_on_the_seed_alone(tmp_path: Path, nodes: int) -> 
     assert clients[0] == clients[1]
     assert len(clients[0]) == 5
     titles = {(row.method, row.prediction) for row in compare_runs([one])}
-    assert {("FedRep", "the model (seen clients)"), ("FedAvg", "the model (seen clients)")} <= titles
+    own = {"fedrep": "FedRep", "fedavg_finetuned": "FedAvg + fine-tuning"}[name]
+    assert {(own, "the model (seen clients)"), ("FedAvg", "the model (seen clients)")} <= titles
 
 
 @pytest.mark.parametrize("seed", range(3))
