@@ -85,6 +85,22 @@ def compare(
         Console().print(comparison_table(rows, against))
 
 
+@cli.command()
+def personalize(
+    run_folder: Annotated[Path, typer.Argument(help="a run folder; the run may have been cut off")],
+    images: Annotated[Path | None, typer.Option(help="your pictures: a folder, or a tar archive")] = None,
+    client: Annotated[int | None, typer.Option(help="an unseen client of the run, from 0; without --images: 0")] = None,
+    method: Annotated[str, typer.Option(help="a method of the run, such as a baseline; empty: the main one")] = "",
+    samples: Annotated[int, typer.Option(min=0, help="serve so many of the images, by lot; 0: all")] = 0,
+    seed: Annotated[int | None, typer.Option(help="of that lot; the run's when not given")] = None,
+    output: Annotated[Path | None, typer.Option(help="the page; when not given, in RUN_FOLDER/personalized")] = None,
+) -> None:
+    """Serve a fresh client by a trained pool: rank on unlabelled images, fetch the best K experts, write a page."""
+    from fedmoe.personal.command import run_personalize
+
+    run_personalize(run_folder, images, client, method, samples, seed, output)
+
+
 def main() -> None:
     """Runs the command line; a failure that fedmoe explains itself is one line on the error stream, exit status 2."""
     try:

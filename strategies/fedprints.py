@@ -63,6 +63,10 @@ class FedPrints(ExpertStrategy):
         """Returns M."""
         return settings.experts.num
 
+    def traffic(self) -> int:
+        """Returns 2: one expert goes to a client and back."""
+        return 2
+
     def ranked(self, clients: Sequence[int]) -> Sequence[int]:
         """Returns the clients of the census before the first round, and always those whose group is not known."""
         known = self.state.extras.get(GROUPS)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     **dict.fromkeys(("strategies", "simulations", "benchmarks"), 5),
-    **dict.fromkeys(("fedmoe.flower", "fedmoe.sweep", "fedmoe.cli", "fedmoe.__main__"), 4),
+    **dict.fromkeys(("fedmoe.flower", "fedmoe.personal", "fedmoe.sweep", "fedmoe.cli", "fedmoe.__main__"), 4),
     **dict.fromkeys(("fedmoe.training", "fedmoe.evaluation", "fedmoe.recording"), 3),
     **dict.fromkeys(("fedmoe.moe", "fedmoe.federation", "fedmoe.data"), 2),
     **dict.fromkeys(("fedmoe.errors", "fedmoe.seeding", "fedmoe.settings", "fedmoe.references"), 1),

@@ -77,6 +77,7 @@ def test_a_report_on_what_is_no_run_is_one_line(tmp_path, capsys):
         (["--help"], ("run", "report", "Federated mixtures of experts on Flower")),
         (["run", "--help"], ("SIMULATION", "--run-config", "--resume", "--nodes")),
         (["report", "--help"], ("RUN_FOLDER",)),
+        (["personalize", "--help"], ("RUN_FOLDER", "--images", "--client", "--method", "--samples", "--output")),
     ],
 )
 def test_help_names_every_command_and_option(words, told, capsys):

@@ -1,12 +1,13 @@
-"""Which samples of a client are tested: the same ones for every method and round."""
+"""Which samples of a client are tested, the same ones for every method and round, and what falls by lot then."""
 
 import numpy as np
 
 from fedmoe.data.contracts import Ids
 from fedmoe.data.population import Population
-from fedmoe.seeding import numpy_stream
+from fedmoe.seeding import derive_seed, numpy_stream
+from fedmoe.training.samples import Lots
 
-__all__ = ["cold_order", "seen_clients", "seen_ids", "served_ids"]
+__all__ = ["cold_order", "lots_of", "seen_clients", "seen_ids", "served_ids", "ties_of"]
 
 SEEN_SAMPLES = 500  # of a training client, where the settings name no other number
 
@@ -52,3 +53,13 @@ def seen_ids(population: Population, client_id: int, test_ids: Ids, limit: int, 
         wanted = max(1, round((limit or SEEN_SAMPLES) * count / len(own)))
         found.append(stream.choice(pool, size=min(wanted, len(pool)), replace=False))
     return np.sort(np.concatenate(found))
+
+
+def lots_of(seed: int, stage: str, round_num: int, client_id: int, num_experts: int) -> Lots:
+    """Returns what a gate that draws lots reads when it ranks for the client (`"rank"`) or serves it (`"evaluate"`)."""
+    return Lots(derive_seed(seed, "gate", stage, round_num, client_id), num_experts)
+
+
+def ties_of(seed: int, round_num: int, client_id: int) -> np.random.Generator:
+    """Returns what breaks ties among the experts when the client is served."""
+    return numpy_stream(seed, "evaluate", "ties", round_num, client_id)

@@ -21,7 +21,7 @@ from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.training.samples import ClientSamples
 
-__all__ = ["ClientResult", "Serving", "common_expert_results", "serve_clients"]
+__all__ = ["ClientResult", "Serving", "common_expert_results", "rank_experts", "serve_clients"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,17 +114,8 @@ def serve_clients(
         ties: what breaks ties in each client's ranking.
         orders: of each client's samples, in which they come in the cold start; needed where there is one.
     """
-    started, everything = time.perf_counter(), [range(num_experts)] * len(clients)
-    outputs = expert_logits(load_expert, everything, clients) if serving.by == "confidence" else []
-    if serving.by == "confidence":
-        logits = [confidence(own) for own in outputs]
-        scores = [client_scores(own, serving.aggregation) for own in logits]
-    elif gate is None:
-        logits = [torch.zeros(len(own), num_experts) for own in clients]
-        scores = [[0.0] * num_experts for _ in clients]
-    else:
-        logits = gate_logits(gate, [own.gate_input for own in clients])
-        scores = [client_scores(own, serving.aggregation) for own in logits]
+    started = time.perf_counter()
+    logits, scores, outputs = rank_experts(gate, load_expert, num_experts, clients, serving)
     lots = [rng.permutation(num_experts) for rng in ties]
     held = [best_first(own, each)[: serving.top_k] for own, each in zip(scores, lots, strict=True)]
     outputs = outputs or expert_logits(load_expert, held, clients)
@@ -140,6 +131,38 @@ def serve_clients(
     results = [result_of(*own, hindsight=serving.hindsight) for own in zip(answers, accuracies, strict=True)]
     cold = [{}] * len(clients) if not serving.cold_start else cold_start(answers, orders, lots, serving, train_prior_C)
     return [replace(result, cold=own, seconds=seconds) for result, own in zip(results, cold, strict=True)]
+
+
+@torch.no_grad()
+def rank_experts(
+    gate: Gate | None,
+    load_expert: Callable[[int], Expert],
+    num_experts: int,
+    clients: Sequence[ClientSamples],
+    serving: Serving,
+) -> tuple[list[Tensor], list[list[float]], list[dict[int, Tensor]]]:
+    """Returns what each client's experts are ranked by, without a look at its labels.
+
+    That is: logits_BM of its samples, its score of every expert, and what all experts say of its samples, where they
+    had to be asked for it (`by="confidence"`); else the last list is empty, and no expert is loaded.
+
+    Args:
+        gate: `None` when nothing ranks, or the experts' own confidence does.
+        load_expert: gives the expert with this id; valid until the next call.
+        num_experts: M.
+        clients: the clients' samples.
+        serving: how they are served.
+    """
+    outputs: list[dict[int, Tensor]] = []
+    if serving.by == "confidence":
+        outputs = expert_logits(load_expert, [range(num_experts)] * len(clients), clients)
+        logits = [confidence(own) for own in outputs]
+    elif gate is None:
+        logits = [torch.zeros(len(own), num_experts) for own in clients]
+        return logits, [[0.0] * num_experts for _ in clients], outputs
+    else:
+        logits = gate_logits(gate, [own.gate_input for own in clients])
+    return logits, [client_scores(own, serving.aggregation) for own in logits], outputs
 
 
 def confidence(outputs: Mapping[int, Tensor]) -> Tensor:

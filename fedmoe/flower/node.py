@@ -17,7 +17,7 @@ from fedmoe.evaluation.attempts import attempt
 from fedmoe.evaluation.chunks import chunks
 from fedmoe.evaluation.outputs import gate_logits
 from fedmoe.evaluation.ranking import client_scores, loss_scores, mixture_shares
-from fedmoe.evaluation.served import cold_order, seen_ids, served_ids
+from fedmoe.evaluation.served import cold_order, lots_of, seen_ids, served_ids, ties_of
 from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_clients
 from fedmoe.federation.grouping import print_of
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
@@ -29,7 +29,6 @@ from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.vectors import load_vector
 from fedmoe.recording.client_states import ClientStates, RoundStates
-from fedmoe.seeding import derive_seed, numpy_stream
 from fedmoe.settings import Settings
 from fedmoe.training.choice import choose_trainer, is_known
 from fedmoe.training.common_expert import expert_spec
@@ -246,7 +245,7 @@ class Node:
         lots = [self._lots("evaluate", round_num, client, num_experts) for client in clients]
         reads = gate.reads if gate else None
         samples = [self.store.load(own, reads, drawn) for own, drawn in zip(ids, lots, strict=True)]
-        ties = [numpy_stream(seed, "evaluate", "ties", round_num, client) for client in clients]
+        ties = [ties_of(seed, round_num, client) for client in clients]
         orders = [cold_order(client, len(own), seed) for client, own in zip(clients, ids, strict=True)]
         load = self._loaded(state.experts)
         return serve_clients(gate, load, num_experts, samples, serving, train_prior_C, ties, orders)
@@ -272,7 +271,7 @@ class Node:
         return self.gates[num_experts]
 
     def _lots(self, stage: str, round_num: int, client_id: int, num_experts: int) -> Lots:
-        return Lots(derive_seed(self.settings.seed, "gate", stage, round_num, client_id), num_experts)
+        return lots_of(self.settings.seed, stage, round_num, client_id, num_experts)
 
     def _received_gate(self, vector: "NDArray[np.float32] | None", num_experts: int) -> Gate:
         if vector is None:

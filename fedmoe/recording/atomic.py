@@ -23,7 +23,8 @@ HINTS = {
 
 def explain_disk(error: OSError, path: Path) -> RunFolderError:
     """Returns the error to raise in place of `error`: the rule, the path, and what a person can do about it."""
-    reason = HINTS.get(error.errno or 0, error.strerror or str(error))
+    gone = errno.ENOENT if isinstance(error, FileNotFoundError) else 0  # safetensors raises it without a number
+    reason = HINTS.get(error.errno or gone, error.strerror or str(error))
     return RunFolderError(f"a run folder must be readable and writable, got '{path}': {reason}")
 
 

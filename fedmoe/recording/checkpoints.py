@@ -11,14 +11,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as parse_arrays
 from safetensors.numpy import save as serialise_arrays
 
 from fedmoe.errors import RunFolderError
 from fedmoe.recording.atomic import explain_disk, write_atomic
 
-__all__ = ["KEPT", "Arrays", "Checkpoint", "load_checkpoint", "newest_checkpoint", "save_checkpoint"]
+__all__ = [
+    "KEPT",
+    "Arrays",
+    "Checkpoint",
+    "CheckpointIndex",
+    "load_checkpoint",
+    "newest_checkpoint",
+    "open_checkpoint",
+    "save_checkpoint",
+]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -42,6 +51,39 @@ class Checkpoint:
     round_num: int
     arrays: dict[str, NDArray[Any]]
     metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class CheckpointIndex:
+    """What stands in a checkpoint, and the way to single arrays of it.
+
+    Attributes:
+        path: the file.
+        round_num: the last whole round.
+        shapes: each array's shape by its name.
+    """
+
+    path: Path
+    round_num: int
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Returns one array; no other is read, so the sum over the whole file is not checked.
+
+        Raises:
+            KeyError: there is no array of that name.
+            RunFolderError: the file is gone or cut short since it was opened.
+        """
+        if name not in self.shapes:
+            raise KeyError(name)
+        try:
+            with safe_open(self.path, framework="np") as file:
+                array: NDArray[Any] = file.get_tensor(name)
+        except OSError as error:
+            raise explain_disk(error, self.path) from error
+        except SafetensorError as error:
+            raise _damaged(self.path, f"unreadable ({error})") from error
+        return array
 
 
 def save_checkpoint(folder: Path, round_num: int, arrays: Arrays, metadata: Mapping[str, str]) -> Path:
@@ -93,6 +135,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if path.name != f"round-{round_num:06d}.safetensors":
         raise _damaged(path, f"the checkpoint of round {round_num}")
     return Checkpoint(round_num, arrays, texts)
+
+
+def open_checkpoint(path: Path) -> CheckpointIndex:
+    """Returns what the checkpoint at `path` holds; of the file only the header is read.
+
+    Raises:
+        RunFolderError: the file is missing, cut short, or its header is altered.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            entry = json.loads((file.metadata() or {})[ENTRY])
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
+        return CheckpointIndex(path, int(entry["round"]), shapes)
+    except OSError as error:
+        raise explain_disk(error, path) from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, f"unreadable ({error})") from error
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

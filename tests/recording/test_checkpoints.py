@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedmoe.errors import RunFolderError
-from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint, open_checkpoint, save_checkpoint
 
 METADATA = {f"key{i}": f"value {i}" for i in range(12)}
 
@@ -127,3 +127,30 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_no_litter(tmp_path, monkeyp
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(RunFolderError, match=r"round-000001.*no such file"):
         load_checkpoint(tmp_path / "round-000001.safetensors")
+
+
+def test_single_arrays_are_those_of_the_whole(tmp_path):
+    path = save_checkpoint(tmp_path, 12, state(0), METADATA)
+    index = open_checkpoint(path)
+    assert (index.path, index.round_num) == (path, 12)
+    assert same({name: index.read(name) for name in index.shapes}, load_checkpoint(path).arrays)
+    assert {name: array.shape for name, array in load_checkpoint(path).arrays.items()} == index.shapes
+    with pytest.raises(KeyError, match=r"expert\.7"):
+        index.read("expert.7")
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+def test_what_is_cut_short_is_not_opened(tmp_path, length):
+    path = save_checkpoint(tmp_path, 12, state(0), METADATA)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(RunFolderError, match=r"must be as it was written, got .*round-000012.*; hint: "):
+        open_checkpoint(path)
+
+
+def test_what_is_gone_is_not_opened_nor_read(tmp_path):
+    path = save_checkpoint(tmp_path, 12, state(0), METADATA)
+    index = open_checkpoint(path)
+    path.unlink()
+    for look in (lambda: open_checkpoint(path), lambda: index.read("gate")):
+        with pytest.raises(RunFolderError, match="no such file or folder"):
+            look()

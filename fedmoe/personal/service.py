@@ -1,0 +1,168 @@
+"""A fresh client's images in, what it gets out: ranked, the best K experts fetched, answered.
+
+Shapes: B samples, M experts in the pool, K held ones, C classes.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedmoe.evaluation.outputs import expert_logits
+from fedmoe.evaluation.predictions import Answers, predictions_of
+from fedmoe.evaluation.prior_em import correct_priors
+from fedmoe.evaluation.priors import federated_prior, public_prior
+from fedmoe.evaluation.zero_shot import rank_experts
+from fedmoe.federation.assignment import top_k
+from fedmoe.federation.ledger import FLOAT_BYTES
+from fedmoe.moe.construction import build_gate
+from fedmoe.moe.expert import Expert
+from fedmoe.moe.gate import Gate, GateSpec
+from fedmoe.moe.vectors import load_vector
+from fedmoe.personal.fetching import Fetching
+from fedmoe.personal.personalized import Personalized, Way
+from fedmoe.personal.trained import Trained
+from fedmoe.training.samples import ClientSamples, SampleStore
+
+__all__ = ["UNKNOWN", "Batch", "serve_batch"]
+
+UNKNOWN = -1  # the label of a sample that has none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A fresh client's samples, looked at by the common expert.
+
+    Attributes:
+        who: the client, in words.
+        samples: its images and what the gate reads of them; the labels are -1 where they are not known.
+        common_BC: the common expert's logits.
+        ties: what breaks ties among the experts.
+        seconds: that the common expert took.
+        notes: what a person must know of them.
+    """
+
+    who: str
+    samples: ClientSamples
+    common_BC: Tensor
+    ties: np.random.Generator
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def serve_batch(trained: Trained, store: SampleStore, scratch: Expert, batch: Batch) -> Personalized:
+    """Returns what the client gets; its labels are counted by nobody in here, and choose nothing.
+
+    Args:
+        trained: the method that serves it.
+        store: the run's samples.
+        scratch: an expert on the method's device, whose weights may be overwritten.
+        batch: the client's images, looked at.
+
+    Raises:
+        RunFolderError: what has to be fetched is damaged.
+    """
+    serving, fetching, seconds = trained.serving, Fetching(trained), {"embed": batch.seconds}
+
+    def load(expert_id: int) -> Expert:
+        load_vector(scratch, fetching.experts[expert_id])
+        return scratch
+
+    gate = _gate(trained, store, fetching)
+    if serving.by == "confidence":
+        fetching.fetch_experts(range(trained.num_experts))
+    with _timed(seconds, "rank"):
+        (logits_BM,), (scores,), outputs = rank_experts(gate, load, trained.num_experts, [batch.samples], serving)
+        held = top_k(scores, serving.top_k, batch.ties)
+    fetching.fetch_experts(held)
+    with _timed(seconds, "predict"):
+        outputs = outputs or expert_logits(load, [held], [batch.samples])
+        answers = Answers(held, scores, logits_BM, outputs[0], batch.samples.y.cpu())
+        found = predictions_of(*answers.of_held(), serving.output, serving.answer)
+    with _timed(seconds, "correct"):
+        ways = _ways(trained, batch.common_BC, found)
+    return Personalized(
+        who=batch.who,
+        method=trained.name,
+        round_num=trained.checkpoint.round_num,
+        class_names=tuple(trained.preparation.data.dataset.class_names),
+        images=batch.samples.images.cpu().numpy(),
+        labels=_known(batch.samples.y),
+        experts=tuple(int(expert) for expert in held),
+        scores=np.array(scores),
+        routed_by=_routed_by(trained),
+        routing=torch.softmax(logits_BM.double(), dim=1).numpy(),
+        weights=torch.softmax(logits_BM[:, list(held)].double(), dim=1).numpy(),
+        chosen=_chosen(trained, answers),
+        ways=ways,
+        bytes={
+            "common": trained.ledger.common_size * FLOAT_BYTES,
+            **fetching.bytes,
+            "pool": trained.num_experts * trained.ledger.expert_size * FLOAT_BYTES,
+        },
+        seconds={**seconds, "fetch": fetching.seconds},
+        notes=(*trained.notes, *batch.notes),
+    )
+
+
+def _gate(trained: Trained, store: SampleStore, fetching: Fetching) -> Gate | None:
+    """Returns the method's gate, fetched; `None` where it has none."""
+    if trained.reads is None:
+        return None
+    settings = trained.preparation.settings.gate
+    width = store.gate_width(trained.reads, trained.num_experts)
+    spec = GateSpec(in_features=width, num_experts=trained.num_experts, hidden=settings.hidden)
+    gate = build_gate(trained.gate, spec, 0).to(trained.device)
+    load_vector(gate, fetching.gate())
+    return gate
+
+
+def _ways(trained: Trained, common_BC: Tensor, found: Mapping[str, Tensor]) -> dict[str, Way]:
+    """Returns every way to predict: the common expert's first, each without and with prior correction."""
+    population, settings = trained.preparation.population, trained.preparation.settings
+    own = torch.from_numpy(federated_prior(population, settings.train.logit_adjustment))
+    before, after = {"plain": torch.log_softmax(common_BC, dim=1)}, dict(found)
+    corrected = [
+        *correct_priors(list(before.values()), torch.from_numpy(public_prior(population))),
+        *correct_priors(list(after.values()), own),
+    ]
+    ways: dict[str, Way] = {}
+    for (name, log_probs_BC), fixed_BC in zip((before | after).items(), corrected, strict=True):
+        ways[name] = _way(log_probs_BC, log_probs_BC.double().exp())
+        ways["em" if name == "plain" else f"{name}_em"] = _way(fixed_BC, fixed_BC)
+    return ways
+
+
+def _way(ranked_BC: Tensor, probabilities_BC: Tensor) -> Way:
+    return Way(ranked_BC.argmax(dim=1).numpy(), probabilities_BC.numpy())
+
+
+def _chosen(trained: Trained, answers: Answers) -> NDArray[np.int64]:
+    """Returns the expert that answered each sample, -1 where their mixture did."""
+    held = np.array(answers.held, dtype=np.int64)
+    if trained.serving.answer == "mixture" and len(held) > 1:
+        return np.full(len(answers.logits_BM), -1, dtype=np.int64)
+    chosen_B: NDArray[np.int64] = held[answers.logits_BM[:, held].argmax(dim=1).numpy()]
+    return chosen_B
+
+
+def _known(y: Tensor) -> NDArray[np.int64] | None:
+    return None if (y == UNKNOWN).any() else y.cpu().numpy()
+
+
+def _routed_by(trained: Trained) -> str:
+    if trained.serving.by == "confidence":
+        return "confidence"
+    return "none" if trained.reads is None else "gate"
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - started
