@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import groups
 from benchmarks.regime_grid import METHODS, REGIMES, TRANSFERS, parts_of
 from benchmarks.regime_table import Cell, interval, markdown, summary_rows
 from benchmarks.regimes import main, places_of
@@ -65,3 +66,15 @@ def test_a_toy_map_is_trained_drawn_and_not_trained_again(tmp_path: Path, capsys
     assert "look: rotations, negative" in (tmp_path / "map.md").read_text()
     main(command)
     assert capsys.readouterr().out.count("skipped") == 2
+
+
+@pytest.mark.slow
+def test_the_groups_of_toy_regimes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    small = "data.name='clusters' clients.num=40 clients.samples=60 data.public-samples=400 common-expert.epochs=5"
+    groups.main(["--seeds", "1..2", "--only", "^(iid|rotated|concept)$", "-c", small])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
+    cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    assert [cells[REGIMES[name].title][0] for name in ("iid", "concept", "rotated")] == ["1", "1", "5"]
+    assert [cells[REGIMES[name].title][1] for name in ("iid", "concept")] == ["1", "1"]
+    assert cells[REGIMES["iid"].title][3] == "5", "k-means finds as many groups as it is told"
+    assert "(" in cells[REGIMES["rotated"].title][1]

@@ -1,0 +1,173 @@
+"""What each part of FedPrints' grouping brings: `python -m benchmarks.groups` groups the map's clients, trains nothing.
+
+Found groups are held against the true ones (how clients' inputs look), which the method never sees, by the adjusted
+Rand index: 1 is the same partition, 0 what chance gives. Unseen clients count, each put to the group that its
+discriminants name.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.regime_grid import REGIMES, Regime, parts_of
+from benchmarks.regimes import SIMULATION
+from fedmoe.federation.grouping import ClientPrint, Groups, clustered, find_groups, print_of
+from fedmoe.flower.local_run import read_config
+from fedmoe.flower.preparation import Preparation, prepare_run
+from fedmoe.settings import from_flat
+
+__all__ = ["Found", "grouped", "main", "table_rows"]
+
+THRESHOLD = 0.5
+Prints = dict[int, ClientPrint]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One regime and seed.
+
+    Attributes:
+        regime: its name.
+        true: groups that there are.
+        num: variant -> groups found.
+        agreement: variant -> adjusted Rand index.
+        ratios: the method's own: of all directions, descending.
+    """
+
+    regime: str
+    true: int
+    num: dict[str, int]
+    agreement: dict[str, float]
+    ratios: tuple[float, ...]
+
+
+def grouped(name: str, preparation: Preparation, seed: int) -> Found:
+    """Returns what the method finds, and what it would find without one of its parts."""
+    from sklearn.metrics import adjusted_rand_score
+
+    population, most = preparation.population, preparation.settings.experts.num
+    home = looks(preparation)
+    own, raw = prints_of(preparation, "fingerprint"), prints_of(preparation, "embedding")
+    labels = {
+        "FedPrints": told(find_groups(training(own, preparation), most, THRESHOLD, seed), own),
+        "embeddings as they are": told(find_groups(training(raw, preparation), most, THRESHOLD, seed), raw),
+        "no discriminants, told M": nearest(own, preparation, most, seed),
+    }
+    return Found(
+        regime=name,
+        true=len(set(home.tolist())),
+        num={variant: len(set(group[: population.num_training].tolist())) for variant, group in labels.items()},
+        agreement={variant: float(adjusted_rand_score(home, group)) for variant, group in labels.items()},
+        ratios=find_groups(training(own, preparation), most, THRESHOLD, seed).ratios,
+    )
+
+
+def looks(preparation: Preparation) -> NDArray[np.int64]:
+    """Returns how each client's inputs look, by number: its domain, unless all domains look alike."""
+    population = preparation.population
+    clients = (*population.training, *population.unseen)
+    home = np.array([int(population.domain_N[population.shards[client][0]]) for client in clients])
+    alike = len(set(population.domains)) == 1 and preparation.data.dataset.domain_N is None
+    return np.zeros_like(home) if alike else home
+
+
+def prints_of(preparation: Preparation, reads: str) -> Prints:
+    """Returns the print of every client, of its fingerprints or of its embeddings."""
+    shards, store = preparation.population.shards, preparation.store
+    return {client: print_of(store.gate_input(shards[client], reads).numpy()) for client in range(len(shards))}
+
+
+def training(prints: Prints, preparation: Preparation) -> Prints:
+    """Returns those of training clients."""
+    return {client: prints[client] for client in preparation.population.training}
+
+
+def told(found: Groups, prints: Prints) -> NDArray[np.int64]:
+    """Returns the group that the discriminants name for each client."""
+    means = np.stack([prints[client].mean_D for client in sorted(prints)])
+    groups: NDArray[np.int64] = (means @ found.weight_MD.T + found.bias_M).argmax(axis=1)
+    return groups
+
+
+def nearest(prints: Prints, preparation: Preparation, groups: int, seed: int) -> NDArray[np.int64]:
+    """Returns the nearest centre of plain k-means on the mean fingerprints, its number of groups given."""
+    means = np.stack([prints[client].mean_D for client in sorted(prints)])
+    _, centres = clustered(means[: preparation.population.num_training], groups, seed)
+    closest: NDArray[np.int64] = ((means[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
+    return closest
+
+
+def table_rows(results: Sequence[Found]) -> list[list[str]]:
+    """Returns a row a regime: true groups, those found by each variant and their agreement, ratios at the threshold."""
+    rows = []
+    for name in dict.fromkeys(found.regime for found in results):
+        own = [found for found in results if found.regime == name]
+        cells = [REGIMES[name].title, str(own[0].true)]
+        for variant in own[0].num:
+            numbers = sorted({found.num[variant] for found in own})
+            span = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+            agreement = np.mean([found.agreement[variant] for found in own])
+            cells.append(f"{span} ({agreement:.2f})" if own[0].true > 1 else span)
+        above = [ratio for found in own for ratio in found.ratios if ratio > THRESHOLD]
+        below = [ratio for found in own for ratio in found.ratios if ratio <= THRESHOLD]
+        cells += [f"{min(above):.2f}" if above else "-", f"{max(below):.2f}" if below else "-"]
+        rows.append(cells)
+    return rows
+
+
+HEADS = (
+    "regime",
+    "true groups",
+    "FedPrints (agreement)",
+    "embeddings as they are",
+    "no discriminants, told M",
+    "least ratio above 0.5",
+    "largest below",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.groups", description=__doc__)
+    parser.add_argument("--seeds", default="10..14", help="as 10..14")
+    parser.add_argument("--only", default="", help="regular expression for the names of regimes")
+    parser.add_argument("--fashion", default="", help="data.root of Fashion-MNIST")
+    parser.add_argument("--cifar", default="", help="data.root of CIFAR-10's pictures")
+    parser.add_argument("-c", "--run-config", action="append", default=[], help="settings over the map's own")
+    asked = parser.parse_args(arguments)
+    first, _, last = asked.seeds.partition("..")
+    results = []
+    console = Console()
+    for name, regime in REGIMES.items():
+        if re.search(asked.only, name):
+            for seed in range(int(first), int(last or first) + 1):
+                console.print(f"{name}, seed {seed}", style="dim")
+                results.append(
+                    grouped(name, prepared(regime, seed, asked.fashion, asked.cifar, asked.run_config), seed)
+                )
+    table, rows = Table(*HEADS), table_rows(results)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for line in (HEADS, ["---", *["--:"] * (len(HEADS) - 1)], *rows):
+        console.print("| " + " | ".join(line) + " |", soft_wrap=True, highlight=False, markup=False)
+
+
+def prepared(regime: Regime, seed: int, fashion: str, cifar: str, more: Sequence[str]) -> Preparation:
+    """Returns the regime's data, clients and common expert, as the map has them."""
+    part = parts_of(regime, seed, fashion, cifar)[0]
+    _, base = read_config(SIMULATION, ())
+    _, given = read_config(SIMULATION, more)
+    changed = {key: value for key, value in given.items() if value != base[key]}
+    return prepare_run(from_flat({**base, **part.settings, **changed}), torch.device("cpu"), lambda _: None)
+
+
+if __name__ == "__main__":
+    main()
