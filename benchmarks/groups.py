@@ -19,13 +19,14 @@ from rich.table import Table
 from benchmarks.regime_grid import REGIMES, Regime, parts_of
 from benchmarks.regimes import SIMULATION
 from fedmoe.federation.grouping import ClientPrint, Groups, clustered, find_groups, print_of
-from fedmoe.flower.local_run import read_config
+from fedmoe.flower.local_run import given_keys, read_config
 from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.settings import from_flat
 
 __all__ = ["Found", "grouped", "main", "table_rows"]
 
 THRESHOLD = 0.5
+MOST = 10  # groups that may be found: more than there are in any regime
 Prints = dict[int, ClientPrint]
 
 
@@ -56,8 +57,8 @@ def grouped(name: str, preparation: Preparation, seed: int) -> Found:
     home = looks(preparation)
     own, raw = prints_of(preparation, "fingerprint"), prints_of(preparation, "embedding")
     labels = {
-        "FedPrints": told(find_groups(training(own, preparation), most, THRESHOLD, seed), own),
-        "embeddings as they are": told(find_groups(training(raw, preparation), most, THRESHOLD, seed), raw),
+        "FedPrints": told(find_groups(training(own, preparation), MOST, THRESHOLD, seed), own),
+        "embeddings as they are": told(find_groups(training(raw, preparation), MOST, THRESHOLD, seed), raw),
         "no discriminants, told M": nearest(own, preparation, most, seed),
     }
     return Found(
@@ -65,7 +66,7 @@ def grouped(name: str, preparation: Preparation, seed: int) -> Found:
         true=len(set(home.tolist())),
         num={variant: len(set(group[: population.num_training].tolist())) for variant, group in labels.items()},
         agreement={variant: float(adjusted_rand_score(home, group)) for variant, group in labels.items()},
-        ratios=find_groups(training(own, preparation), most, THRESHOLD, seed).ratios,
+        ratios=find_groups(training(own, preparation), MOST, THRESHOLD, seed).ratios,
     )
 
 
@@ -165,7 +166,7 @@ def prepared(regime: Regime, seed: int, fashion: str, cifar: str, more: Sequence
     part = parts_of(regime, seed, fashion, cifar)[0]
     _, base = read_config(SIMULATION, ())
     _, given = read_config(SIMULATION, more)
-    changed = {key: value for key, value in given.items() if value != base[key]}
+    changed = {key: given[key] for key in given_keys(more)}
     return prepare_run(from_flat({**base, **part.settings, **changed}), torch.device("cpu"), lambda _: None)
 
 

@@ -97,18 +97,20 @@ class Part:
         name: of its folder.
         settings: all that it sets.
         methods: strategy of the run -> method of the map.
+        start: where FedJETs' experts start, if it is not told already by the method.
     """
 
     name: str
     settings: Mapping[str, Value]
     methods: Mapping[str, str]
+    start: str = "random"
 
 
 def parts_of(regime: Regime, seed: int, fashion: str, cifar: str) -> list[Part]:
     """Returns the runs that give all methods of a regime: those that share all settings are trained in one.
 
     Each method moves 15 experts a round: FedJETs sends two to a normal client where it has to tell label groups, one
-    where clients live in one domain each.
+    where clients live in one domain each. FedJETs is trained from random experts and from the common expert.
 
     Args:
         regime: which.
@@ -125,11 +127,22 @@ def parts_of(regime: Regime, seed: int, fashion: str, cifar: str) -> list[Part]:
         routed |= {"experts.top-k": 2, "clients.per-round": experts + (TRANSFERS - experts) // 2}
     adjusted: dict[str, Value] = {"train.logit-adjustment": True}
     many = {**base, **adjusted, "clients.per-round": TRANSFERS, "experts.top-k": 1}
-    plain = Part("fedjets", {**routed, "strategy.name": "fedjets", "evaluate.baselines": ""}, {"fedjets": "fedjets"})
-    one = {"fedprints": "fedprints", "fedavg": "fedavg"}
-    if regime.groups > 1:
-        ours = {**many, "strategy.name": "fedprints", "evaluate.baselines": "fedavg,fedjets"}
-        return [Part("fedprints", ours, {**one, "fedjets": "fedjets-la"}), plain]
     ours = {**many, "strategy.name": "fedprints", "evaluate.baselines": "fedavg"}
-    tuned = {**routed, **adjusted, "strategy.name": "fedjets", "evaluate.baselines": ""}
-    return [Part("fedprints", ours, one), Part("fedjets-la", tuned, {"fedjets": "fedjets-la"}), plain]
+    one = {"fedprints": "fedprints", "fedavg": "fedavg"}
+    plain: dict[str, Value] = {**routed, "strategy.name": "fedjets", "evaluate.baselines": ""}
+    parts = [Part("fedjets", plain, {"fedjets": "fedjets"})]
+    if regime.groups > 1:  # equal settings: trained in the same run
+        shared = Part("fedprints", {**ours, "evaluate.baselines": "fedavg,fedjets"}, {**one, "fedjets": "fedjets-la"})
+        parts = [shared, *parts]
+    else:
+        parts = [
+            Part("fedprints", ours, one),
+            Part("fedjets-la", {**plain, **adjusted}, {"fedjets": "fedjets-la"}),
+            *parts,
+        ]
+    common: dict[str, Value] = {**plain, "experts.init": "common"}
+    return [
+        *parts,
+        Part("fedjets-common", common, {"fedjets": "fedjets"}, "common"),
+        Part("fedjets-la-common", {**common, **adjusted}, {"fedjets": "fedjets-la"}, "common"),
+    ]

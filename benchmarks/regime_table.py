@@ -14,7 +14,7 @@ from benchmarks.regime_grid import METHODS, REGIMES, Part
 
 __all__ = ["Cell", "cells_of", "draw", "markdown", "summary_rows", "terminal_table", "write_csv"]
 
-# How a method predicts. FedJETs may take whichever of its four ways is the best in a regime.
+# How a method predicts. FedJETs may take whichever of its ways is the best in a regime, from either of its two starts.
 PREDICTIONS = {
     "common": ("em",),
     "fedavg": ("zero_shot_em",),
@@ -58,11 +58,16 @@ def cells_of(regime: str, seed: int, runs: Sequence[tuple[Part, Path]]) -> list[
             found = summary["methods"][strategy]
             groups = _groups(folder) if method == OURS else 0
             cells += [
-                Cell(regime, seed, method, way, found[way]["mean"], megabytes, groups)
+                Cell(regime, seed, method, told_way(way, method, part), found[way]["mean"], megabytes, groups)
                 for way in PREDICTIONS[method]
                 if way in found
             ]
     return cells
+
+
+def told_way(way: str, method: str, part: Part) -> str:
+    """Returns how a method predicts, with where its experts start if there are two starts of it."""
+    return f"{way} from {part.start}" if method.startswith("fedjets") else way
 
 
 def _groups(folder: Path) -> int:
@@ -109,11 +114,10 @@ def summary_rows(cells: Sequence[Cell]) -> list[Row]:
             continue
         best: dict[str, Accuracies] = {}
         for method in METHODS:
+            mine = [cell for cell in own if cell.method == method]
             ways = {
-                way: np.array(
-                    [c.accuracy for s in seeds for c in own if (c.method, c.prediction, c.seed) == (method, way, s)]
-                )
-                for way in PREDICTIONS[method]
+                way: np.array([c.accuracy for s in seeds for c in mine if (c.prediction, c.seed) == (way, s)])
+                for way in dict.fromkeys(cell.prediction for cell in mine)
             }
             best[method] = max((a for a in ways.values() if len(a) == len(seeds)), key=lambda a: float(a.mean()))
         groups = tuple(next(c.groups for c in own if c.seed == s and c.method == OURS) for s in seeds)
@@ -132,17 +136,19 @@ def interval(values: Accuracies) -> float:
 
 def texts(row: Row) -> list[str]:
     """Returns a row's cells: each method's mean and deviation in percent, ours against the best other, groups."""
+    several = len(row.seeds) > 1
     means = [
-        f"{100 * a.mean():.1f} ± {100 * a.std(ddof=1) if len(a) > 1 else 0:.1f}"
+        f"{100 * a.mean():.1f} ± {100 * a.std(ddof=1):.1f}" if several else f"{100 * a.mean():.1f}"
         for a in (row.accuracies[method] for method in METHODS)
     ]
     lead, half = 100 * row.lead.mean(), 100 * interval(row.lead)
+    against = f"{lead:+.1f} [{lead - half:+.1f}, {lead + half:+.1f}]" if several else f"{lead:+.1f}"
     groups = sorted(set(row.groups))
     found = str(groups[0]) if len(groups) == 1 else f"{groups[0]} to {groups[-1]}"
-    return [*means, f"{lead:+.1f} [{lead - half:+.1f}, {lead + half:+.1f}]", found]
+    return [*means, against, found, str(len(row.seeds))]
 
 
-HEADS = [*METHODS.values(), "FedPrints against the best other [95 %]", "groups found"]
+HEADS = [*METHODS.values(), "FedPrints against the best other [95 %]", "groups found", "seeds"]
 
 
 def terminal_table(cells: Sequence[Cell]) -> Table:

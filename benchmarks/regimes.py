@@ -12,8 +12,9 @@ from rich.console import Console
 
 from benchmarks.regime_grid import REGIMES, parts_of
 from benchmarks.regime_table import Cell, cells_of, draw, markdown, terminal_table, write_csv
+from fedmoe.errors import SweepError
 from fedmoe.flower.devices import usable_cores
-from fedmoe.flower.local_run import read_config
+from fedmoe.flower.local_run import given_keys, read_config
 from fedmoe.flower.methods import methods_of
 from fedmoe.settings import from_flat
 from fedmoe.sweep.grid import Point
@@ -50,8 +51,8 @@ def places_of(
             for part in parts_of(REGIMES[name], seed, *roots):
                 _, base = read_config(SIMULATION, ())
                 _, given = read_config(SIMULATION, more)
-                changed = {key: value for key, value in given.items() if value != base[key]}
-                config = {**base, **part.settings, **changed, "train.workers": workers}
+                own_words = {key: given[key] for key in given_keys(more)}
+                config = {**base, **part.settings, **own_words, "train.workers": workers}
                 methods_of(from_flat(config))
                 place = Place(Point((("regime", name), ("seed", seed))), config, output / name / f"{part.name}-{seed}")
                 place.newest()
@@ -61,15 +62,12 @@ def places_of(
 
 
 def map_of(places: dict[tuple[str, int], list[Place]], roots: tuple[str, str]) -> list[Cell]:
-    """Returns what the finished runs come to; a regime counts with the seeds that are whole."""
+    """Returns what the finished runs come to; FedJETs' second start counts where all seeds of a regime have it."""
     cells = []
     for (name, seed), own in places.items():
-        folders = [place.done() for place in own]
-        if all(folder is not None for folder in folders):
-            parts = parts_of(REGIMES[name], seed, *roots)
-            cells += cells_of(
-                name, seed, [(part, folder) for part, folder in zip(parts, folders, strict=True) if folder]
-            )
+        done = [(part, place.done()) for part, place in zip(parts_of(REGIMES[name], seed, *roots), own, strict=True)]
+        if all(folder is not None or part.start == "common" for part, folder in done):
+            cells += cells_of(name, seed, [(part, folder) for part, folder in done if folder is not None])
     return cells
 
 
@@ -94,10 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = asked.output.absolute()
     places = places_of(regimes, seeds, output, roots, asked.run_config, max(1, usable_cores() // jobs))
     console = Console()
+    failed: list[Place] = []
     if not asked.draw_only:
-        run_all(
-            SIMULATION, [place for own in places.values() for place in own], jobs, lambda told: _tell(console, told)
-        )
+        runs = [place for own in places.values() for place in own]
+        failed = run_all(SIMULATION, runs, jobs, lambda told: _tell(console, told))
     cells = map_of(places, roots)
     console.print(terminal_table(cells))
     output.mkdir(parents=True, exist_ok=True)
@@ -105,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (output / "map.md").write_text(markdown(cells))
     draw(cells, output / "map.png")
     console.print(f"{output / 'map.md'}, map.csv, map.png", soft_wrap=True)
+    if failed:
+        raise SweepError(f"{len(failed)} runs failed; hint: {', '.join(str(place.log) for place in failed)}")
 
 
 def _tell(console: Console, told: Told) -> None:

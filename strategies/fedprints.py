@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmoe.errors import SettingsError
+from fedmoe.errors import RoundError, SettingsError
 from fedmoe.evaluation.zero_shot import Serving
 from fedmoe.federation.assignment import Assignment, Rankings
 from fedmoe.federation.grouping import ClientPrint, find_groups
@@ -59,6 +59,13 @@ class FedPrints(ExpertStrategy):
                 f"got {self.threshold} and {self.census}"
             )
 
+    def check(self, settings: Settings) -> None:
+        """Refuses a single client, which differs from nobody."""
+        if settings.clients.num < 2:
+            raise SettingsError(
+                f"fedprints groups clients, so clients.num must be at least 2, got {settings.clients.num}"
+            )
+
     def pool_size(self, settings: Settings) -> int:
         """Returns M."""
         return settings.experts.num
@@ -106,6 +113,11 @@ class FedPrints(ExpertStrategy):
         return ClientPrint.values_of(self._width())
 
     def _grouped(self, state: ServerState, prints: Mapping[int, ClientPrint]) -> ServerState:
+        if len(prints) < 2:
+            raise RoundError(
+                f"fedprints groups clients by their fingerprints, and needs those of two at least, got {len(prints)}; "
+                "hint: the first failure of the ranking query stands in the log"
+            )
         seed = derive_seed(self.federation.settings.seed, "fedprints", "groups")
         found = find_groups(prints, self.num_experts, self.threshold, seed)
         groups = np.full(self.federation.population.num_training, UNKNOWN, dtype=np.int64)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 __all__ = ["ClientPrint", "Groups", "find_groups", "print_of"]
 
 RIDGE = 1e-3  # of the mean variance, added to each: directions in which nothing varies must not decide
-NEVER = -1e4  # score of an expert that no group has
+LEAST = 10  # samples of a client that has a say in what groups there are; the others are put to the nearest one
+NEVER = -1e9  # score of an expert that no group has
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class ClientPrint:
     def numbers(self) -> list[float]:
         """Returns it as `values_of(D)` numbers: the mean, the covariance's upper triangle, how many."""
         upper = self.covariance_DD[np.triu_indices(len(self.mean_D))]
-        numbers: list[float] = np.concatenate([self.mean_D, upper, [self.num]]).tolist()
+        # Rounded to what is counted for them, four bytes each.
+        numbers: list[float] = np.concatenate([self.mean_D, upper, [self.num]]).astype(np.float32).tolist()
         return numbers
 
     @staticmethod
@@ -88,9 +90,9 @@ def find_groups(prints: Mapping[int, ClientPrint], most: int, threshold: float, 
     """Returns the groups: one more than there are directions in which clients differ by more than `threshold`.
 
     Fisher's discriminant analysis with the clients as classes: directions v that make `v B v / v W v` stationary, B
-    the covariance of the clients' means, W the mean of their covariances. What chance alone reaches (`chance_ratio`) is
+    the covariance of the clients' means, W their pooled covariance. What chance alone reaches (`chance_ratio`) is
     taken off. G groups whose means are in general position span G - 1 directions, so G - 1 ratios stand above the
-    threshold; in those directions the clients are clustered by k-means.
+    threshold; in those directions the clients are clustered by k-means. A client of fewer than 10 samples has no say.
 
     Args:
         prints: by client id; two clients at the least.
@@ -103,10 +105,11 @@ def find_groups(prints: Mapping[int, ClientPrint], most: int, threshold: float, 
     """
     if len(prints) < 2:
         raise ValueError(f"clients are grouped by their differences, got {len(prints)} client")
-    clients = sorted(prints)
+    clients = [client for client in sorted(prints) if prints[client].num >= LEAST]
+    if len(clients) < 2:
+        clients = sorted(prints)
     mean_SD = np.stack([prints[client].mean_D for client in clients])
-    within_DD = np.mean([prints[client].covariance_DD for client in clients], axis=0)
-    within_DD += RIDGE * max(np.trace(within_DD) / len(within_DD), 1e-12) * np.eye(len(within_DD))
+    within_DD = pooled([prints[client] for client in clients])
     chance = chance_ratio([prints[client].num for client in clients], mean_SD.shape[1])
     # W = L L^T: in the coordinates x L^-T the within-covariance is the identity, and B's eigenvectors are wanted.
     whiten_DD = np.linalg.inv(np.linalg.cholesky(within_DD)).T
@@ -117,12 +120,24 @@ def find_groups(prints: Mapping[int, ClientPrint], most: int, threshold: float, 
     weight_MD, bias_M = np.zeros((most, mean_SD.shape[1])), np.full(most, NEVER)
     if telling == 0:
         bias_M[0] = 0.0
-        return Groups(dict.fromkeys(clients, 0), kept, weight_MD, bias_M)
-    project_DG = whiten_DD @ axes_DD[:telling].T
-    group_S, centre_GG = clustered(mean_SD @ project_DG, telling + 1, seed)
+        return Groups(dict.fromkeys(sorted(prints), 0), kept, weight_MD, bias_M)
+    project_DG, origin_D = whiten_DD @ axes_DD[:telling].T, mean_SD.mean(axis=0)
+    group_S, centre_GG = clustered((mean_SD - origin_D) @ project_DG, telling + 1, seed)
     weight_MD[: telling + 1] = centre_GG @ project_DG.T
-    bias_M[: telling + 1] = -(centre_GG**2).sum(axis=1) / 2
-    return Groups(dict(zip(clients, group_S.tolist(), strict=True)), kept, weight_MD, bias_M)
+    bias_M[: telling + 1] = -(centre_GG**2).sum(axis=1) / 2 - weight_MD[: telling + 1] @ origin_D
+    of = {client: int(np.argmax(weight_MD @ own.mean_D + bias_M)) for client, own in prints.items()}
+    return Groups(of | dict(zip(clients, group_S.tolist(), strict=True)), kept, weight_MD, bias_M)
+
+
+def pooled(prints: Sequence[ClientPrint]) -> NDArray[np.float64]:
+    """Returns the clients' covariance, each weighted by its degrees of freedom (n - 1), with a ridge."""
+    freedom = sum(own.num - 1 for own in prints)
+    width = len(prints[0].mean_D)
+    within_DD = np.zeros((width, width))
+    for own in prints:
+        within_DD += (own.num - 1) / max(1, freedom) * own.covariance_DD
+    ridge: NDArray[np.float64] = RIDGE * max(np.trace(within_DD) / width, 1e-12) * np.eye(width)
+    return within_DD + ridge
 
 
 def chance_ratio(sizes: Sequence[int], width: int) -> float:

@@ -203,7 +203,9 @@ class ExpertStrategy(Strategy, ABC):
         gathered = gather_training(server_round, replies, cohorts, self.merges, exact)
         self._failures = [*self._failures, *gathered.failures]
         self._rows = gathered.rows
-        wanted = len(self._assignment) + len({f.client_id for f in self._failures if f.stage == "rank"})
+        # A strategy may ask clients that are not in the round: nobody misses their work.
+        unranked = {f.client_id for f in self._failures if f.stage == "rank"} & set(self._clients)
+        wanted = len(self._assignment) + len(unranked)
         failed = {failure.client_id for failure in gathered.failures}  # a later job of a client may, after its first
         self._completed = sum(row["client_id"] not in failed for row in gathered.rows)
         share = self._completed / wanted

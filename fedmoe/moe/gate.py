@@ -36,8 +36,8 @@ class Gate(nn.Module, ABC):
 
     Attributes:
         reads: what `scores` is given: `"embedding"` (the common expert's, float), `"group"` (one-hot of the sample's
-            true label group or domain, which only a control may see), `"fingerprint"` (what of the embedding its label
-            does not explain), or `"lot"` (a number by lot for each expert).
+            true label group or domain, which only a control may see), `"fingerprint"` (what of the embedding the
+            common expert's belief in the labels does not explain), or `"lot"` (a number by lot for each expert).
     """
 
     reads: ClassVar[str] = "embedding"

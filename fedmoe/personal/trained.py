@@ -146,7 +146,7 @@ def _serving(method: Method, preparation: Preparation, folder: RunFolder, ledger
         Federation(
             settings=settings,
             population=preparation.population,
-            plan=preparation.plan(),
+            plan=preparation.plan(strategy.gate),
             ledger=ledger,
             recorder=MethodRecorder(method.name, place, (), settings.checkpoint_every, settings.num_server_rounds),
             states=str(place.states),

@@ -18,7 +18,9 @@ def test_every_method_is_there_once_and_moves_as_many_experts_a_round(name: str,
     regime = REGIMES[name]
     parts = parts_of(regime, 3, "fashion", "cifar")
     methods = [method for part in parts for method in part.methods.values()]
-    assert sorted(methods) == sorted(set(METHODS) - {"common"})
+    assert sorted(methods) == sorted([*(set(METHODS) - {"common"}), "fedjets", "fedjets-la"])
+    starts = {(part.methods.get("fedjets"), part.settings.get("experts.init", "random")) for part in parts}
+    assert {(method, start) for method in ("fedjets", "fedjets-la") for start in ("random", "common")} <= starts
     places = places_of([name], [3], tmp_path, ("", ""), (), 1)[name, 3]
     for part, place in zip(parts, places, strict=True):
         settings = from_flat(dict(place.config))
@@ -50,7 +52,7 @@ def test_a_rival_counts_with_its_best_prediction_and_the_lead_is_paired_by_seed(
     np.testing.assert_allclose(row.lead, [0.0, 0.05, 0.1], atol=1e-12)
     assert interval(row.lead) == pytest.approx(4.302653 * 0.05 / np.sqrt(3), rel=1e-5)
     assert "| 72.5 " not in markdown(cells)
-    assert "+5.0 [-7.4, +17.4] | 1 to 3 |" in markdown(cells)
+    assert "+5.0 [-7.4, +17.4] | 1 to 3 | 3 |" in markdown(cells)
 
 
 @pytest.mark.slow
@@ -65,7 +67,7 @@ def test_a_toy_map_is_trained_drawn_and_not_trained_again(tmp_path: Path, capsys
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
     assert "look: rotations, negative" in (tmp_path / "map.md").read_text()
     main(command)
-    assert capsys.readouterr().out.count("skipped") == 2
+    assert capsys.readouterr().out.count("skipped") == 4
 
 
 @pytest.mark.slow

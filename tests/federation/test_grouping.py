@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import eigh
 
+from fedmoe.data.fingerprints import Fingerprints
 from fedmoe.federation.grouping import RIDGE, ClientPrint, chance_ratio, find_groups, print_of
 
 WIDTH, CLIENTS, SAMPLES = 12, 40, 60
@@ -53,6 +54,53 @@ def test_chance_alone_makes_no_groups_however_few_samples_a_client_has(samples: 
         found = find_groups(prints, 5, 0.5, seed)
         assert found.num == 1
         assert max(found.ratios) < 0.3
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_chance_alone_makes_no_groups_of_clients_of_unequal_sizes(share: float) -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        sizes = np.where(rng.random(CLIENTS) < share, 1, SAMPLES)
+        prints = {i: print_of(rng.standard_normal((n, WIDTH)).astype(np.float32)) for i, n in enumerate(sizes)}
+        assert find_groups(prints, 5, 0.5, seed).num == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_client_of_few_samples_is_put_to_the_nearest_group(seed: int) -> None:
+    prints, group_S = planted(seed, 3, apart=4.0)
+    few = {
+        client: ClientPrint(own.mean_D, own.covariance_DD, 3) if client < 15 else own for client, own in prints.items()
+    }
+    found = find_groups(few, 5, 0.5, seed)
+    assert same_partition(np.array([found.of[client] for client in sorted(few)]), group_S)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_expert_without_a_group_is_never_named_however_far_away_a_client_lies(seed: int) -> None:
+    prints, _ = planted(seed, 2, apart=150.0)
+    found = find_groups(prints, 5, 0.5, seed)
+    assert found.num == 2
+    for own in prints.values():
+        for away in (own.mean_D, own.mean_D * 50, own.mean_D + 1000):
+            assert (found.weight_MD @ away + found.bias_M).argmax() < 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_label_skew_makes_no_groups_of_fingerprints_but_of_embeddings(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 6, 6000)
+    centre = rng.standard_normal((6, WIDTH)) * 3
+    embeddings = (centre[y] + rng.standard_normal((6000, WIDTH))).astype(np.float32)
+    logits = (4 * np.eye(6)[y] + rng.standard_normal((6000, 6))).astype(np.float32)
+    left = Fingerprints.fitted(embeddings, logits, np.arange(1000)).of(embeddings, logits)
+    held = [np.isin(y, rng.choice(6, 2, replace=False)).nonzero()[0] for _ in range(CLIENTS)]
+    chosen = [rng.choice(ids, SAMPLES) for ids in held]
+    alike, apart = (
+        find_groups({i: print_of(values[ids]) for i, ids in enumerate(chosen)}, 5, 0.5, seed)
+        for values in (left, embeddings)
+    )
+    assert alike.num == 1
+    assert apart.num > 2
 
 
 @pytest.mark.parametrize(("clients", "samples", "width"), [(60, 20, 30), (100, 400, 64), (200, 5, 50), (40, 4, 40)])
@@ -107,11 +155,10 @@ def test_a_print_is_mean_and_covariance_and_travels_as_numbers(num: int) -> None
     numbers = own.numbers()
     assert len(numbers) == ClientPrint.values_of(5)
     back = ClientPrint.from_numbers(numbers, 5)
-    assert (back.mean_D.tobytes(), back.covariance_DD.tobytes(), back.num) == (
-        own.mean_D.tobytes(),
-        own.covariance_DD.tobytes(),
-        num,
-    )
+    np.testing.assert_allclose(back.mean_D, own.mean_D, rtol=1e-6)
+    np.testing.assert_allclose(back.covariance_DD, own.covariance_DD, rtol=1e-6, atol=1e-30)
+    assert back.num == num
+    assert back.numbers() == numbers, "what travels is what was rounded"
 
 
 def test_a_single_client_has_nobody_to_differ_from() -> None:

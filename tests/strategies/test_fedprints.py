@@ -9,10 +9,21 @@ import numpy as np
 import pytest
 
 from fedmoe.data.population_cache import open_population
+from fedmoe.errors import RoundError, SettingsError
 from fedmoe.federation.grouping import ClientPrint
 from fedmoe.flower.local_grid import LocalGrid
-from strategies.fedprints import GROUPS, RATIOS, UNKNOWN
-from tests.small import BackwardsGrid, blobs, newest_bytes, newest_state, rounds_of, run_small, small_config
+from fedmoe.flower.node import Node
+from strategies.fedprints import GROUPS, RATIOS, UNKNOWN, FedPrints
+from tests.small import (
+    BackwardsGrid,
+    blobs,
+    newest_bytes,
+    newest_state,
+    rounds_of,
+    run_small,
+    small_config,
+    small_settings,
+)
 
 DOMAINS: dict[str, Any] = {
     "clients__partition": "domain",
@@ -52,7 +63,7 @@ def test_clients_of_one_domain_are_one_group_and_an_unseen_client_gets_its_domai
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_where_clients_differ_by_labels_alone_it_is_fedavg_to_the_byte(tmp_path: Path, seed: int) -> None:
+def test_with_one_group_it_is_fedavg_to_the_byte(tmp_path: Path, seed: int) -> None:
     own = run_small(tmp_path / "own", settings=config_of(seed=seed, strategy__fedprints__threshold=5.0))
     plain = run_small(
         tmp_path / "plain", settings=config_of(seed=seed) | {"strategy.name": "fedavg"}, home=tmp_path / "own" / "home"
@@ -64,6 +75,7 @@ def test_where_clients_differ_by_labels_alone_it_is_fedavg_to_the_byte(tmp_path:
         assert mine["clients"] == theirs["clients"]
         if mine["evaluate"]:
             assert mine["evaluate"]["methods"]["zero_shot"] == theirs["evaluate"]["methods"]["zero_shot"]
+            assert mine["evaluate"]["methods"]["zero_shot_em"] == theirs["evaluate"]["methods"]["zero_shot_em"]
 
 
 @pytest.mark.parametrize("census", [0, 4])
@@ -107,3 +119,42 @@ def test_it_runs_beside_a_method_with_another_gate(tmp_path: Path) -> None:
     alone = run_small(tmp_path / "b", settings=config_of(**DOMAINS))
     assert newest_bytes(together) == newest_bytes(alone)
     assert (together / "baselines" / "fedjets" / "rounds.jsonl").is_file()
+
+
+def failing(clients: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Node.rank
+
+    def rank(self: Node, order: Any, arrays: Any) -> dict[str, Any]:
+        asked = [client for client in order["clients"] if client not in clients]
+        answer = real(self, {**order, "clients": asked}, arrays)
+        lost = [
+            {"stage": "rank", "client_id": client, "round_num": order["round"], "error": "gone"}
+            for client in order["clients"]
+            if client in clients
+        ]
+        return {**answer, "failures": [*answer["failures"], *lost]}
+
+    monkeypatch.setattr(Node, "rank", rank)
+
+
+def test_clients_that_fail_the_census_and_are_not_in_the_round_are_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_small(tmp_path / "whole", settings=config_of(num_server_rounds=1, **DOMAINS))
+    present = set(rounds_of(whole)[0]["clients"])
+    failing(set(range(12)) - present, monkeypatch)
+    run = run_small(tmp_path, settings=config_of(num_server_rounds=1, **DOMAINS), home=tmp_path / "whole" / "home")
+    (line,) = rounds_of(run)
+    assert line["completed"] == len(present) == 5
+    assert len(line["failures"]) == 7
+
+
+def test_a_census_that_nobody_answers_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(set(range(12)), monkeypatch)
+    with pytest.raises(RoundError, match="needs those of two at least, got 0"):
+        run_small(tmp_path, settings=config_of(**DOMAINS))
+
+
+def test_a_single_client_is_refused_before_anything_runs() -> None:
+    with pytest.raises(SettingsError, match="at least 2, got 1"):
+        FedPrints().check(small_settings(clients__num=1, clients__per_round=1, clients__anchors_per_round=0))
