@@ -7,6 +7,8 @@ from fedmoe.errors import SettingsError
 from fedmoe.evaluation.zero_shot import Serving
 from fedmoe.federation.job import ClientJob
 from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.moe.construction import is_head_alone
+from fedmoe.settings import Settings
 
 __all__ = ["FedRep"]
 
@@ -30,6 +32,14 @@ class FedRep(ExpertStrategy):
     def __post_init__(self) -> None:
         if self.head_epochs < 1:
             raise SettingsError(f"strategy.fedrep.head_epochs must be at least 1, got {self.head_epochs}")
+
+    def check(self, settings: Settings) -> None:
+        """Refuses experts that are nothing but a head: nothing would be shared."""
+        if is_head_alone(settings.experts.model):
+            raise SettingsError(
+                f"fedrep shares a body, and needs experts that have one, got experts.model='{settings.experts.model}'; "
+                "hint: experts.model='mlp', or another strategy"
+            )
 
     def jobs(self, round_num: int, client_id: int, held: tuple[int, ...]) -> Sequence[ClientJob]:
         """Returns the head's job, then the body's."""

@@ -16,10 +16,10 @@ from fedmoe.federation.ledger import Ledger
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.federation import Federation
 from fedmoe.flower.plain import run_plain
-from fedmoe.flower.preparation import Preparation
+from fedmoe.flower.preparation import Preparation, can_start_from
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.wire import record_of
-from fedmoe.moe.construction import gate_class
+from fedmoe.moe.construction import expert_reads, gate_class
 from fedmoe.moe.vectors import vector_size
 from fedmoe.recording.atomic import write_atomic
 from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
@@ -102,8 +102,8 @@ def _check_init(method: Method, settings: Settings) -> None:
     if not isinstance(method.strategy, ExpertStrategy):
         return
     common, model = settings.common_expert, settings.experts.model
-    other = common.source if common.source.startswith("torchvision:") else common.model
-    if (method.strategy.init or settings.experts.init) == "common" and other not in ("", model):
+    other = common.source if common.source.startswith("torchvision:") else common.model or model
+    if (method.strategy.init or settings.experts.init) == "common" and not can_start_from(other, model):
         raise SettingsError(
             f"{method.name} starts from the common expert, so both must have one backbone: experts.model is '{model}', "
             f"the common expert is '{other}'; hint: strategy.{method.name}.init='random', or equal models"
@@ -230,13 +230,15 @@ def _start(
 def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
     """Returns the sizes that the strategy's traffic is made of."""
     expert = int(preparation.initial_state(1, False, "random").experts[0].size)
-    if not isinstance(strategy, ExpertStrategy):
-        return Ledger(gate_size=0, expert_size=expert, num_experts=1, common_size=0)
-    size = strategy.pool_size(preparation.settings)
-    gate = preparation.initial_gate(size, strategy.gate) if strategy.has_gate else None
-    reads = gate_class(strategy.gate or preparation.settings.gate.name).reads if strategy.has_gate else ""
-    common = vector_size(preparation.common.expert) if reads in ("embedding", "fingerprint") else 0
-    if reads == "fingerprint":
+    reads = {expert_reads(preparation.settings.experts.model)}
+    size, gate = 1, None
+    if isinstance(strategy, ExpertStrategy):
+        size = strategy.pool_size(preparation.settings)
+        if strategy.has_gate:
+            gate = preparation.initial_gate(size, strategy.gate)
+            reads.add(gate_class(strategy.gate or preparation.settings.gate.name).reads)
+    common = vector_size(preparation.common.expert) if reads & {"embedding", "fingerprint"} else 0
+    if "fingerprint" in reads:
         common += preparation.store.fingerprints.explained_CD.size
     return Ledger(
         gate_size=0 if gate is None else int(gate.size),

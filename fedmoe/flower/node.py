@@ -24,7 +24,7 @@ from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import Sums
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.wire import job_from_json, partial_state
-from fedmoe.moe.construction import build_expert, build_gate, gate_class
+from fedmoe.moe.construction import build_expert, build_gate, expert_reads, gate_class
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.vectors import load_vector
@@ -61,9 +61,10 @@ class Node:
         prepared = open_prepared(str(plan["data"]))
         self.population = open_population(str(plan["partition"]), prepared.dataset.y_N)
         table = open_embeddings(str(plan["embeddings"]))
-        self.store = SampleStore.of(prepared.dataset, self.population, table, device)
+        reads = expert_reads(settings.experts.model)
+        self.store = SampleStore.of(prepared.dataset, self.population, table, device, reads)
         self.test_ids = np.arange(prepared.dataset.num_train, len(prepared.dataset.y_N))
-        self.spec = expert_spec(settings, prepared.dataset)
+        self.spec = expert_spec(settings, self.store.in_shape, len(prepared.dataset.class_names))
         self.gate_name = str(plan["gate"])
         self.gate_reads = gate_class(self.gate_name).reads
         self.gates: dict[int, Gate] = {}  # by the size of the pool

@@ -16,7 +16,7 @@ from fedmoe.data.population_cache import keep_population, open_population
 from fedmoe.data.prepared import apply_domains, prepare
 from fedmoe.errors import SettingsError
 from fedmoe.federation.state import ServerState
-from fedmoe.moe.construction import build_expert, build_gate, gate_class
+from fedmoe.moe.construction import build_expert, build_gate, expert_reads, gate_class, is_head_alone
 from fedmoe.moe.expert import ExpertSpec
 from fedmoe.moe.gate import GateSpec
 from fedmoe.moe.vectors import Vector, to_vector
@@ -26,7 +26,7 @@ from fedmoe.settings import Settings
 from fedmoe.training.common_expert import CommonExpert, check_source, common_expert, expert_spec, forward_all
 from fedmoe.training.samples import SampleStore, channel_statistics
 
-__all__ = ["Preparation", "check_plugins", "prepare_run"]
+__all__ = ["Preparation", "can_start_from", "check_plugins", "prepare_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +82,13 @@ class Preparation:
         """
         settings, name = self.settings, self.settings.experts.model
         if (init or settings.experts.init) == "common":
-            if self.common.backbone != name:
+            if not can_start_from(self.common.backbone, name):
                 raise SettingsError(
                     f"experts that start from the common expert must have its backbone ('{self.common.backbone}'), "
                     f"got experts.model '{name}'; hint: init='random', or equal models"
                 )
-            experts = (to_vector(self.common.expert),) * num_experts
+            common = self.common.expert
+            experts = (to_vector(common.head if is_head_alone(name) else common),) * num_experts
         else:
             experts = tuple(self._random_expert(i) for i in range(num_experts))
         return ServerState(gate=self.initial_gate(num_experts, gate) if has_gate else None, experts=experts)
@@ -104,16 +105,28 @@ class Preparation:
         return to_vector(build_gate(name, spec, derive_seed(self.settings.seed, "gate")))
 
 
+def can_start_from(backbone: str, model: str) -> bool:
+    """Returns whether experts can start from a common expert: one of their own backbone, or any, if they are its head.
+
+    Args:
+        backbone: the common expert's.
+        model: the experts' backbone.
+    """
+    return backbone == model or is_head_alone(model)
+
+
 def check_plugins(settings: Settings) -> None:
     """Refuses an unknown data set, partition, gate or backbone before anything is loaded.
 
     Raises:
         ReferenceError_: the first name that leads nowhere, with the known ones.
+        SettingsError: names that do not go together.
     """
     load_plugin("data set", "fedmoe.data.datasets", settings.data.name)
     gate_class(settings.gate.name)
     for model in {settings.experts.model, settings.common_expert.model or settings.experts.model}:
         load_plugin("expert", "fedmoe.moe.experts", model)
+    _check_reads(settings)
     over = is_over_domains(load_plugin("partition", "fedmoe.data.partitions", settings.clients.partition))
     if settings.clients.permute_labels and not over:
         raise SettingsError(
@@ -124,6 +137,24 @@ def check_plugins(settings: Settings) -> None:
         for domain in parse_domains(settings.clients.domains, alike=settings.clients.permute_labels):
             load_plugin("transform", "fedmoe.data.transforms", domain)
     check_source(settings.common_expert.source)
+
+
+def _check_reads(settings: Settings) -> None:
+    """Refuses experts that cannot have what they read."""
+    model, common = settings.experts.model, settings.common_expert
+    reads = expert_reads(model)
+    if reads not in ("image", "embedding"):
+        raise SettingsError(f"experts.model must read 'image' or 'embedding', got '{model}', which reads '{reads}'")
+    if not common.source.startswith("torchvision:") and expert_reads(common.model or model) != "image":
+        raise SettingsError(
+            f"common-expert.model must name an image backbone when experts.model='{model}', got '{common.model}': "
+            "there is no embedding before the common expert; hint: common-expert.model='mlp'"
+        )
+    if reads == "embedding" and settings.train.augmentation != "none":
+        raise SettingsError(
+            f"train.augmentation must be 'none' when experts.model='{model}', got '{settings.train.augmentation}': it "
+            "reads embeddings, which are computed once, of whole images; hint: train.augmentation='none'"
+        )
 
 
 def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], None]) -> Preparation:
@@ -152,6 +183,8 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
     population = open_population(partition, data.dataset.y_N)  # from the disk: what was built to deal can go
     common = common_expert(settings, data.dataset, data.fingerprint, population.public_ids, device, tell)
     table = _embeddings(data, population, common, device, tell)
+    reads = expert_reads(settings.experts.model)
+    store = SampleStore.of(data.dataset, population, table, torch.device("cpu"), reads)
     return Preparation(
         settings=settings,
         data=data,
@@ -159,8 +192,8 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
         partition=partition,
         common=common,
         table=table,
-        store=SampleStore.of(data.dataset, population, table, torch.device("cpu")),
-        spec=expert_spec(settings, data.dataset),
+        store=store,
+        spec=expert_spec(settings, store.in_shape, len(data.dataset.class_names)),
         notes=(*dealt, *_common_notes(common)),
     )
 

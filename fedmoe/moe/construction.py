@@ -12,7 +12,7 @@ from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.pooling import pool_first
 from fedmoe.references import load_plugin
 
-__all__ = ["build_expert", "build_gate", "gate_class"]
+__all__ = ["build_expert", "build_gate", "expert_reads", "gate_class", "is_head_alone"]
 
 _one_at_a_time = threading.Lock()  # the generator is the whole process's; nodes may be threads
 
@@ -29,6 +29,27 @@ def build_expert(name: str, spec: ExpertSpec, seed: int) -> Expert:
     expert = _seeded(lambda: make(spec), seed)
     pool_first(expert, spec.in_shape)
     return expert
+
+
+def expert_reads(name: str) -> str:
+    """Returns what experts of the backbone `name` read (`Expert.reads`).
+
+    Raises:
+        ReferenceError_: no such backbone.
+    """
+    return str(getattr(load_plugin("expert", "fedmoe.moe.experts", name), "reads", "image"))
+
+
+def is_head_alone(name: str) -> bool:
+    """Returns whether experts of the backbone `name` are a linear head on the common expert's embedding, and no more.
+
+    Raises:
+        ReferenceError_: no such backbone.
+    """
+    if expert_reads(name) != "embedding":
+        return False
+    expert = build_expert(name, ExpertSpec(in_shape=(2, 1, 1), num_classes=2), 0)
+    return expert.head.in_features == 2 and all(part.startswith("head.") for part in expert.state_dict())
 
 
 def gate_class(name: str) -> type[Gate]:

@@ -1,10 +1,12 @@
 """What an expert is: any module that maps inputs to class logits and can show the embedding on the way.
 
-Shapes: B samples, C classes, D embedding width; inputs are B x channels x height x width, normalised floats.
+Shapes: B samples, C classes, D embedding width; inputs are B x channels x height x width, normalised floats, or, for an
+expert that reads embeddings, B x D x 1 x 1: an image of one pixel with D channels.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -32,10 +34,12 @@ class Expert(nn.Module, ABC):
     """An expert: `head(embed(x))`. The common expert is one too; its `embed` feeds the gate.
 
     Attributes:
+        reads: what it is given: `"image"`, or `"embedding"`, the frozen common expert's (`in_shape` is D, 1, 1).
         embedding_dim: D.
         head: the last, linear layer: embedding -> class logits.
     """
 
+    reads: ClassVar[str] = "image"
     embedding_dim: int
     head: nn.Linear
 

@@ -15,14 +15,14 @@ from torch import Tensor
 from fedmoe.data.contracts import Ids
 from fedmoe.errors import DataError, SettingsError
 from fedmoe.evaluation.served import lots_of, served_ids, ties_of
-from fedmoe.moe.construction import build_expert
+from fedmoe.moe.construction import build_expert, expert_reads
 from fedmoe.personal.personalized import Personalized
 from fedmoe.personal.pictures import open_images
 from fedmoe.personal.service import UNKNOWN, Batch, serve_batch
 from fedmoe.personal.trained import Trained, open_trained
 from fedmoe.seeding import derive_seed, numpy_stream
 from fedmoe.training.common_expert import forward_all
-from fedmoe.training.samples import ClientSamples, Lots, SampleStore
+from fedmoe.training.samples import ClientSamples, Lots, SampleStore, channel_statistics, read_by_experts
 
 __all__ = ["Personalizer"]
 
@@ -44,9 +44,11 @@ class Personalizer:
         self.trained: Trained = open_trained(Path(run), method, tell)
         self._preparation = self.trained.preparation
         data, population = self._preparation.data.dataset, self._preparation.population
-        self._store = SampleStore.of(data, population, self._preparation.table, self.trained.device)
         model = self._preparation.settings.experts.model
         self._expert = build_expert(model, self._preparation.spec, 0).to(self.trained.device)
+        table, device = self._preparation.table, self.trained.device
+        self._store = SampleStore.of(data, population, table, device, expert_reads(model))
+        self._scale = channel_statistics(data.x_NCHW, population.public_ids)  # the common expert sees images by it
         self._embedded(np.asarray(data.x_NCHW[:1]))  # torch sets itself up at its first pass: no client's time
 
     def client(self, number: int = 0, samples: int = 0, seed: int | None = None) -> Personalized:
@@ -71,13 +73,15 @@ class Personalizer:
         ids = served_ids(population, client_id, settings.evaluate.samples, settings.seed)
         ids = ids[self._drawn(len(ids), samples, seed)]
         # These tell the time. The run's own, which differ in the last bits at most, are what the gate reads below.
-        embedding_BD, _, seconds = self._embedded(np.asarray(self._preparation.data.dataset.x_NCHW[ids]))
+        images = np.array(self._preparation.data.dataset.x_NCHW[ids])
+        embedding_BD, _, seconds = self._embedded(images)
         _check_alike(embedding_BD, self._preparation.table.embeddings[ids])
         round_num, seed_of_run = self.trained.checkpoint.round_num, settings.seed
         lots = lots_of(seed_of_run, "evaluate", round_num, client_id, self.trained.num_experts)
         return self._served(
             Batch(
                 who=f"unseen client {number} ({client_id} in clients.csv)",
+                images=images,
                 samples=self._store.load(ids, self.trained.reads, lots),
                 common_BC=self._preparation.store.common_logits(ids),
                 ties=ties_of(seed_of_run, round_num, client_id),
@@ -124,7 +128,7 @@ class Personalizer:
             DataError: images of another shape or type, or none.
             SettingsError: the gate reads what images do not show.
         """
-        shape = self._preparation.spec.in_shape
+        shape = self._preparation.data.dataset.x_NCHW.shape[1:]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
             raise DataError(
                 f"images must be uint8 of the run's shape [B, {', '.join(map(str, shape))}], at least one, got "
@@ -136,16 +140,26 @@ class Personalizer:
         embedding_BD, common_BC, seconds = self._embedded(images)
         y_B = torch.full((len(images),), UNKNOWN) if labels is None else torch.tensor(labels, dtype=torch.int64)
         device, seed = self.trained.device, self._preparation.settings.seed
+        read = read_by_experts(expert_reads(self._preparation.settings.experts.model), images, embedding_BD.numpy())
         samples = ClientSamples(
-            images=torch.tensor(images, device=device),
+            images=torch.tensor(read, device=device),
             y=y_B.to(device),
             gate_input=self._gate_input(embedding_BD, common_BC).to(device),
             mean=self._store.mean.view(-1, 1, 1).to(device),
             std=self._store.std.view(-1, 1, 1).to(device),
         )
         ties = numpy_stream(seed, "personalize", "ties")
-        batch = Batch(who=who, samples=samples, common_BC=common_BC, ties=ties, seconds=seconds, notes=tuple(notes))
-        return self._served(batch)
+        return self._served(
+            Batch(
+                who=who,
+                images=images,
+                samples=samples,
+                common_BC=common_BC,
+                ties=ties,
+                seconds=seconds,
+                notes=tuple(notes),
+            )
+        )
 
     def _served(self, batch: Batch) -> Personalized:
         return serve_batch(self.trained, self._store, self._expert, batch)
@@ -160,7 +174,7 @@ class Personalizer:
     def _embedded(self, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor, float]:
         """Returns the common expert's embedding_BD and logits_BC of the images, and the seconds that it took."""
         expert, device = self._preparation.common.expert, self.trained.device
-        mean, std = self._store.mean.to(device), self._store.std.to(device)
+        mean, std = (statistic.to(device) for statistic in self._scale)
         started = time.perf_counter()
         parts = list(forward_all(expert, images, mean, std, device))
         seconds = time.perf_counter() - started

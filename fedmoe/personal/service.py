@@ -40,7 +40,8 @@ class Batch:
 
     Attributes:
         who: the client, in words.
-        samples: its images and what the gate reads of them; the labels are -1 where they are not known.
+        images: uint8 (B, channels, height, width).
+        samples: what experts and gate read of them; the labels are -1 where they are not known.
         common_BC: the common expert's logits.
         ties: what breaks ties among the experts.
         seconds: that the common expert took.
@@ -48,6 +49,7 @@ class Batch:
     """
 
     who: str
+    images: NDArray[np.uint8]
     samples: ClientSamples
     common_BC: Tensor
     ties: np.random.Generator
@@ -91,7 +93,7 @@ def serve_batch(trained: Trained, store: SampleStore, scratch: Expert, batch: Ba
         method=trained.name,
         round_num=trained.checkpoint.round_num,
         class_names=tuple(trained.preparation.data.dataset.class_names),
-        images=batch.samples.images.cpu().numpy(),
+        images=batch.images,
         labels=_known(batch.samples.y),
         experts=tuple(int(expert) for expert in held),
         scores=np.array(scores),

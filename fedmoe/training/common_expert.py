@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def common_expert(
     Raises:
         DataError: a given file is missing, broken or of another shape.
     """
-    spec = expert_spec(settings, dataset)
+    spec = expert_spec(settings, dataset.x_NCHW.shape[1:], len(dataset.class_names))
     backbone = settings.common_expert.model or settings.experts.model
     source = settings.common_expert.source
     check_source(source)
@@ -120,12 +120,12 @@ def check_source(source: str) -> None:
         raise DataError(f"common-expert.source must be 'public', 'torchvision:NAME' or a file, got '{source}'")
 
 
-def expert_spec(settings: Settings, dataset: Dataset) -> ExpertSpec:
-    """Returns what experts (and the common expert) are built from for this data."""
-    channels, height, width = (int(n) for n in dataset.x_NCHW.shape[1:])
+def expert_spec(settings: Settings, in_shape: Sequence[int], num_classes: int) -> ExpertSpec:
+    """Returns what experts (and the common expert) are built from for inputs of this shape."""
+    channels, height, width = (int(n) for n in in_shape)
     return ExpertSpec(
         in_shape=(channels, height, width),
-        num_classes=len(dataset.class_names),
+        num_classes=num_classes,
         width=settings.experts.width,
         norm=settings.experts.norm,
     )

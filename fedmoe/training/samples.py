@@ -15,7 +15,7 @@ from fedmoe.data.embeddings import EmbeddingTable
 from fedmoe.data.fingerprints import Fingerprints
 from fedmoe.data.population import Population
 
-__all__ = ["ClientSamples", "Lots", "SampleStore", "channel_statistics"]
+__all__ = ["ClientSamples", "Lots", "SampleStore", "channel_statistics", "read_by_experts"]
 
 CLIENT_SHARE = 0.25  # how much a client's lot counts beside a sample's: enough to decide a mean over 100 samples
 
@@ -29,6 +29,26 @@ def channel_statistics(images_NCHW: NDArray[np.uint8], ids: Ids) -> tuple[Tensor
     pixels = np.asarray(images_NCHW[np.sort(ids)[::step]], dtype=np.float64)
     mean, std = pixels.mean(axis=(0, 2, 3)), pixels.std(axis=(0, 2, 3))
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32).clamp_min(1.0)
+
+
+def read_by_experts(
+    reads: str, images_NCHW: NDArray[np.uint8], embeddings_ND: NDArray[np.float32]
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Returns what experts read of the samples: the images, or a view of the embeddings as one pixel of D channels.
+
+    Args:
+        reads: `Expert.reads`.
+        images_NCHW: uint8.
+        embeddings_ND: the common expert's.
+
+    Raises:
+        ValueError: an expert cannot read that.
+    """
+    if reads == "image":
+        return images_NCHW
+    if reads != "embedding":
+        raise ValueError(f"an expert reads 'image' or 'embedding', got '{reads}'")
+    return embeddings_ND[:, :, None, None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +79,7 @@ class ClientSamples:
     """One client's samples on the device.
 
     Attributes:
-        images: uint8 (N, channels, height, width).
+        images: uint8 (N, channels, height, width), or what else the experts read (`read_by_experts`).
         y: int64 labels.
         gate_input: (N, D) float; D is 0 where no gate reads.
         mean: per-channel mean for `inputs`, shape (channels, 1, 1).
@@ -88,10 +108,11 @@ class ClientSamples:
         return len(self.y)
 
     def inputs(self, rows: Tensor | slice) -> Tensor:
-        """Returns the normalised float inputs of some rows."""
+        """Returns the normalised float inputs of some rows, a copy."""
         # `index_select` copies whole images, 15 times as fast on a CPU as `images[rows]`, which goes pixel by pixel.
         images = self.images.index_select(0, rows) if isinstance(rows, Tensor) else self.images[rows]
-        return images.float().sub_(self.mean).div_(self.std)
+        # `float()` would hand out embeddings themselves, to be overwritten.
+        return images.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +122,20 @@ class SampleStore:
     They are memory-mapped. On a GPU with room enough each array is moved there once, at its first use.
 
     Attributes:
-        images: uint8, by sample id.
+        images: uint8, or what else the experts read (`read_by_experts`), by sample id.
         labels: int64, by sample id.
         embeddings: the common expert's embeddings, by sample id.
         logits: the common expert's logits, by sample id.
         groups: group of each sample, by id.
         num_groups: number of groups.
-        mean: per-channel mean.
-        std: per-channel standard deviation.
+        mean: per-channel mean of `images`; 0 of embeddings, on which the common expert's head stands as it is.
+        std: per-channel standard deviation; 1 of embeddings.
         device: where tensors go.
         public_ids: the public split, on which fingerprints stand.
         resident: whether whole arrays stay on the device.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | NDArray[np.float32]
     labels: NDArray[np.int64]
     embeddings: NDArray[np.float32]
     logits: NDArray[np.float32]
@@ -128,12 +149,31 @@ class SampleStore:
     placed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def of(cls, dataset: Dataset, population: Population, table: EmbeddingTable, device: torch.device) -> "SampleStore":
-        """Returns the store of a run's data; inputs are normalised by the public split's statistics."""
-        mean, std = channel_statistics(dataset.x_NCHW, population.public_ids)
-        arrays = (dataset.x_NCHW, population.labels_N, table.embeddings, table.logits)
+    def of(
+        cls,
+        dataset: Dataset,
+        population: Population,
+        table: EmbeddingTable,
+        device: torch.device,
+        reads: str = "image",
+    ) -> "SampleStore":
+        """Returns the store of a run's data; images are normalised by the public split's statistics.
+
+        Args:
+            dataset: all samples.
+            population: who holds which.
+            table: what the common expert says of them.
+            device: where tensors go.
+            reads: what the experts read (`Expert.reads`).
+        """
+        images = read_by_experts(reads, dataset.x_NCHW, table.embeddings)
+        if images is dataset.x_NCHW:
+            mean, std = channel_statistics(dataset.x_NCHW, population.public_ids)
+        else:
+            mean, std = torch.zeros(images.shape[1]), torch.ones(images.shape[1])
+        arrays = (images, population.labels_N, table.embeddings, table.logits)
         return cls(
-            images=dataset.x_NCHW,
+            images=images,
             labels=population.labels_N,
             embeddings=table.embeddings,
             logits=table.logits,
@@ -145,6 +185,12 @@ class SampleStore:
             public_ids=population.public_ids,
             resident=has_room(device, sum(array.nbytes for array in arrays)),
         )
+
+    @property
+    def in_shape(self) -> tuple[int, int, int]:
+        """Returns channels, height and width of one of the experts' inputs."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
 
     def load(self, ids: Ids, reads: str | None = "embedding", lots: Lots | None = None) -> ClientSamples:
         """Returns the samples `ids`, in that order.

@@ -18,6 +18,7 @@ BACKBONES = {
     "small mlp": ("mlp", (1, 4, 4), 5, "group"),
     "wide mlp": ("mlp", (3, 32, 32), 64, "group"),
     "middling mlp": ("mlp", (1, 28, 28), 128, "group"),
+    "heads": ("head", (128, 1, 1), 0, "group"),
     "cnn": ("cnn", (1, 8, 8), 4, "group"),
     "resnet8": ("resnet8", (3, 8, 8), 8, "group"),
     "resnet8 with BatchNorm": ("resnet8", (3, 8, 8), 4, "batch"),

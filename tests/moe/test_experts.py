@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmoe.moe.construction import build_expert
+from fedmoe.moe.construction import build_expert, expert_reads, is_head_alone
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.vectors import load_vector, tensors_of, to_vector, vector_size
 from fedmoe.references import known_names
 
 EXPERTS: dict[str, tuple[int, int, int]] = {
     "cnn": (1, 8, 8),
+    "head": (7, 1, 1),
     "mlp": (2, 3, 4),
     "resnet8": (3, 8, 8),
     "resnet18": (3, 16, 16),
@@ -132,3 +133,12 @@ def test_width_scales_the_embedding(name: str, embedding: int) -> None:
 def test_the_default_resnet8_has_as_many_weights_as_it_says() -> None:
     spec = ExpertSpec(in_shape=(3, 32, 32), num_classes=10)
     assert round(vector_size(build_expert("resnet8", spec, 0)), -3) == 78_000
+
+
+def test_a_head_is_one_linear_layer_on_the_embedding() -> None:
+    assert [name for name in EXPERTS if expert_reads(name) == "embedding"] == ["head"]
+    assert [name for name in EXPERTS if is_head_alone(name)] == ["head"]
+    head, embedding_BD = make("head"), inputs_for("head").flatten(1)
+    assert vector_size(head) == 7 * CLASSES + CLASSES
+    assert torch.equal(head.embed(inputs_for("head")), embedding_BD)
+    assert torch.equal(head(inputs_for("head")), nn.functional.linear(embedding_BD, head.head.weight, head.head.bias))

@@ -35,6 +35,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "experts.width": 16,
         "common-expert.epochs": 20,
     },
+    "heads on the common expert's embedding": {
+        "experts.model": "head",
+        "common-expert.model": "mlp",
+        "evaluate.baselines": "fedavg,fedem",
+    },
     "a plain Flower strategy": {"strategy.name": "flwr.serverapp.strategy:FedAvg", "evaluate.ema": 0.5},
 }
 CASES = [(kind, 0) for kind in KINDS] + [(kind, seed) for kind in list(KINDS)[:2] for seed in (1, 2)]
@@ -119,17 +124,18 @@ def test_labels_choose_nothing_and_the_arrays_hang_together(home: Path) -> None:
     assert min(found.seconds.values()) > 0
 
 
-def test_pictures_are_routed_by_their_fingerprints_as_the_runs_own_samples_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["FedPrints, which brings its own gate", "heads on the common expert's embedding"])
+def test_pictures_are_looked_at_as_the_runs_own_samples_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    kind = KINDS["FedPrints, which brings its own gate"]
-    run = run_small(tmp_path, settings=small_config(num_server_rounds=2) | kind)
+    run = run_small(tmp_path, settings=small_config(num_server_rounds=2) | KINDS[kind])
     monkeypatch.setenv("FEDMOE_HOME", str(tmp_path / "home"))
     personalizer = Personalizer(run)
     for client in range(3):
         own = personalizer.client(client)
         seen = personalizer.images(own.images, own.labels)
         assert seen.experts == own.experts
+        assert own.images.shape == seen.images.shape == (len(own.labels), 1, 4, 4)
         np.testing.assert_allclose(seen.scores, own.scores, rtol=1e-3, atol=1e-3)
         np.testing.assert_array_equal(seen.ways["zero_shot"].predictions, own.ways["zero_shot"].predictions)
 

@@ -44,6 +44,7 @@ class Row:
 
 MIXTURE = Term("mixture")
 TERM = "tests.training.test_trainers:Weighted"
+HEADS = {"experts.model": "head", "common-expert.model": "mlp"}
 ROWS: dict[str, Row] = {
     "dense": Row((Term("dense"),), held=1, gate=False),
     "dense, which leaves out one of two": Row((Term("dense"),), settings={"train.weight-decay": 0.1}),
@@ -83,6 +84,8 @@ ROWS: dict[str, Row] = {
         job={"memory": ("control",), "shared": ("control",), "pooled": (0, 3)},
     ),
     "CNN": Row((MIXTURE,), settings={"experts.model": "cnn", "experts.width": 2}),
+    "heads": Row((MIXTURE,), settings=HEADS | {"train.epochs": 2}),
+    "one head": Row((Term("dense"), Term("prox", {"mu": 0.5})), held=1, gate=False, settings=HEADS),
     "GroupNorm": Row((MIXTURE,), settings={"experts.model": "resnet8", "experts.width": 16, "clients.samples": 20}),
     "BatchNorm": Row(
         (MIXTURE,),
@@ -224,7 +227,7 @@ def test_stacked_clients_come_out_as_in_the_loop(prepared: Callable[..., Field],
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", ["mixture", "dense", "GroupNorm"])
+@pytest.mark.parametrize("name", ["mixture", "dense", "heads", "GroupNorm"])
 def test_who_else_is_in_the_stack_changes_no_bit(prepared: Callable[..., Field], name: str, threads: int) -> None:
     field = prepared(ROWS[name])
     torch.set_num_threads(threads)
