@@ -89,14 +89,14 @@ def test_a_round_without_any_update_ends_the_run_however_lenient(tmp_path: Path,
 def test_a_client_that_cannot_rank_takes_no_part(tmp_path: Path, healthy: Path) -> None:
     anchors = {0, 1, 2}
     victim = next(client for client in sampled(healthy, 1) if client not in anchors)
-    real = node.derive_seed
+    real = node.lots_of
 
-    def derive(root: int, *path: Any) -> int:
-        if path == ("gate", "rank", 1, victim):
+    def lots(seed: int, stage: str, round_num: int, client_id: int, num_experts: int) -> Any:
+        if (stage, round_num, client_id) == ("rank", 1, victim):
             raise OSError("no embeddings here")
-        return real(root, *path)
+        return real(seed, stage, round_num, client_id, num_experts)
 
-    with mock.patch.object(node, "derive_seed", derive):
+    with mock.patch.object(node, "lots_of", lots):
         run = run_small(tmp_path, settings=faulty(""))
     line = rounds_of(run)[0]
     (failure,) = line["failures"]
