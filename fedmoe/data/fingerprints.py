@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from fedmoe.data.contracts import Ids
 
@@ -39,7 +40,7 @@ class Fingerprints:
             public_ids: samples of the public split, at least one.
         """
         embedding_ND = np.asarray(embeddings[public_ids], dtype=np.float64)
-        explained_CD = np.linalg.lstsq(beliefs(logits[public_ids]), embedding_ND, rcond=None)[0]
+        explained_CD = np.linalg.lstsq(_beliefs(logits[public_ids]), embedding_ND, rcond=None)[0]
         return cls(explained_CD.astype(np.float64))
 
     def of(self, embedding_ND: NDArray[np.float32], logits_NC: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -47,13 +48,10 @@ class Fingerprints:
         out_ND = np.empty(embedding_ND.shape, dtype=np.float32)
         for first in range(0, len(out_ND), ROWS):
             rows = slice(first, first + ROWS)
-            out_ND[rows] = embedding_ND[rows] - beliefs(logits_NC[rows]) @ self.explained_CD
+            out_ND[rows] = embedding_ND[rows] - _beliefs(logits_NC[rows]) @ self.explained_CD
         return out_ND
 
 
-def beliefs(logits_NC: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Returns the softmax of each row, float64."""
-    scores_NC = np.asarray(logits_NC, dtype=np.float64)
-    weights_NC = np.exp(scores_NC - scores_NC.max(axis=1, keepdims=True))
-    shares: NDArray[np.float64] = weights_NC / weights_NC.sum(axis=1, keepdims=True)
-    return shares
+def _beliefs(logits_NC: NDArray[np.float32]) -> NDArray[np.float64]:
+    beliefs_NC: NDArray[np.float64] = softmax(np.asarray(logits_NC, dtype=np.float64), axis=1)
+    return beliefs_NC

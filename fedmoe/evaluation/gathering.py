@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import entr
 
 from fedmoe.evaluation.fairness import spread
 from fedmoe.evaluation.zero_shot import ClientResult
@@ -100,8 +101,7 @@ def count_entropy(counts: "np.ndarray[Any, np.dtype[np.int64]]") -> float:
     >>> round(count_entropy(np.array([5, 5, 0])), 4)
     0.6931
     """
-    shares = counts[counts > 0] / max(1, counts.sum())
-    return float(-(shares * np.log(shares)).sum()) + 0.0
+    return float(entr(counts / max(1, counts.sum())).sum())
 
 
 def mutual_information(counts_MC: "np.ndarray[Any, np.dtype[np.int64]]") -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
 __all__ = ["ClientPrint", "Groups", "find_groups", "print_of"]
 
@@ -111,17 +112,17 @@ def find_groups(prints: Mapping[int, ClientPrint], most: int, threshold: float, 
     mean_SD = np.stack([prints[client].mean_D for client in clients])
     within_DD = pooled([prints[client] for client in clients])
     chance = chance_ratio([prints[client].num for client in clients], mean_SD.shape[1])
-    # W = L L^T: in the coordinates x L^-T the within-covariance is the identity, and B's eigenvectors are wanted.
-    whiten_DD = np.linalg.inv(np.linalg.cholesky(within_DD)).T
-    _, scale, axes_DD = np.linalg.svd((mean_SD - mean_SD.mean(axis=0)) @ whiten_DD, full_matrices=False)
-    ratios = scale**2 / len(clients) - chance
+    origin_D = mean_SD.mean(axis=0)
+    between_DD = np.cov(mean_SD.T, bias=True)
+    found, axes_DD = eigh(between_DD, within_DD)  # ascending; in the axes the within-covariance is the identity
+    ratios = found[::-1] - chance
     telling = min(int((ratios > threshold).sum()), most - 1)
     kept = tuple(float(ratio) for ratio in ratios[:most])
     weight_MD, bias_M = np.zeros((most, mean_SD.shape[1])), np.full(most, NEVER)
     if telling == 0:
         bias_M[0] = 0.0
         return Groups(dict.fromkeys(sorted(prints), 0), kept, weight_MD, bias_M)
-    project_DG, origin_D = whiten_DD @ axes_DD[:telling].T, mean_SD.mean(axis=0)
+    project_DG = axes_DD[:, ::-1][:, :telling]
     group_S, centre_GG = clustered((mean_SD - origin_D) @ project_DG, telling + 1, seed)
     weight_MD[: telling + 1] = centre_GG @ project_DG.T
     bias_M[: telling + 1] = -(centre_GG**2).sum(axis=1) / 2 - weight_MD[: telling + 1] @ origin_D
