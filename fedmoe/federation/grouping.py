@@ -113,7 +113,7 @@ def find_groups(prints: Mapping[int, ClientPrint], most: int, threshold: float, 
     within_DD = pooled([prints[client] for client in clients])
     chance = chance_ratio([prints[client].num for client in clients], mean_SD.shape[1])
     origin_D = mean_SD.mean(axis=0)
-    between_DD = np.cov(mean_SD.T, bias=True)
+    between_DD = np.atleast_2d(np.cov(mean_SD.T, bias=True))
     found, axes_DD = eigh(between_DD, within_DD)  # ascending; in the axes the within-covariance is the identity
     ratios = found[::-1] - chance
     telling = min(int((ratios > threshold).sum()), most - 1)
