@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fedmoe.errors import SettingsError
-from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.job import PARTS, ClientJob, Term
 from fedmoe.flower.strategy import ExpertStrategy
 

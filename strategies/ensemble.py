@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedmoe.errors import SettingsError
-from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.assignment import Assignment, Rankings
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.settings import Settings

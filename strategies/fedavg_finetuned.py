@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fedmoe.errors import SettingsError
-from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.evaluation.serving import Serving
 from fedmoe.flower.strategy import ExpertStrategy
 
 __all__ = ["FedAvgFinetuned"]

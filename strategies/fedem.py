@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.job import ClientJob, Term
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.settings import Settings

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedmoe.errors import SettingsError
 from fedmoe.evaluation.ranking import AGGREGATIONS
-from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.assignment import Assignment, Rankings, top_k
 from fedmoe.federation.job import ClientJob, Term
 from fedmoe.federation.sampling import sample_clients

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmoe.errors import RoundError, SettingsError
-from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.assignment import Assignment, Rankings
 from fedmoe.federation.grouping import ClientPrint, find_groups
 from fedmoe.federation.job import ClientJob

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.assignment import Assignment, Rankings, top_k
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.settings import Settings

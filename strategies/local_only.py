@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.job import PARTS, ClientJob
 from fedmoe.flower.strategy import ExpertStrategy
 

@@ -8,7 +8,6 @@ Shapes: B samples of one client that are taken, n of them in a batch, G batches,
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,41 +17,18 @@ from torch import Tensor
 from fedmoe.evaluation.predictions import Answers, predictions_of, share_of
 from fedmoe.evaluation.prior_em import correct_priors
 from fedmoe.evaluation.ranking import batch_scores
+from fedmoe.evaluation.serving import Serving
 
 __all__ = ["MOST_SAMPLES", "cold_start"]
 
 MOST_SAMPLES = 1000  # of a client that are taken
 
 
-class Served(Protocol):
-    """What is asked of a `Serving`."""
-
-    @property
-    def top_k(self) -> int:
-        """K."""
-
-    @property
-    def aggregation(self) -> str:
-        """How a batch's scores are aggregated."""
-
-    @property
-    def output(self) -> str:
-        """How outputs are mixed."""
-
-    @property
-    def answer(self) -> str:
-        """Which way to predict is called `zero_shot`."""
-
-    @property
-    def cold_start(self) -> tuple[int, ...]:
-        """Each n."""
-
-
 def cold_start(
     clients: Sequence[Answers],
     orders: Sequence[NDArray[np.int64]],
     lots: Sequence[NDArray[np.int64]],
-    serving: Served,
+    serving: Serving,
     train_prior_C: Tensor,
 ) -> list[dict[str, dict[str, float]]]:
     """Returns, for each client, n as text -> way to predict -> accuracy: as it is, and with prior correction (`_em`).
@@ -80,7 +56,7 @@ def cold_start(
 
 
 def batch_predictions(
-    own: Answers, rows_B: Tensor, size: int, lots: NDArray[np.int64], serving: Served
+    own: Answers, rows_B: Tensor, size: int, lots: NDArray[np.int64], serving: Serving
 ) -> dict[str, Tensor]:
     """Returns log_probs_BC of each way to predict these rows, of which `size` at a time are all that there is."""
     logits_BM, num_experts, whole = own.logits_BM[rows_B], own.logits_BM.shape[1], len(rows_B) // size

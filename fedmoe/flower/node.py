@@ -18,7 +18,8 @@ from fedmoe.evaluation.chunks import chunks
 from fedmoe.evaluation.outputs import gate_logits
 from fedmoe.evaluation.ranking import client_scores, loss_scores, mixture_shares
 from fedmoe.evaluation.served import cold_order, lots_of, seen_ids, served_ids, ties_of
-from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_clients
+from fedmoe.evaluation.serving import Serving
+from fedmoe.evaluation.zero_shot import ClientResult, serve_clients
 from fedmoe.federation.grouping import print_of
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import Sums

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from fedmoe.evaluation.gathering import evaluation_record, seen_record
 from fedmoe.evaluation.priors import federated_prior
 from fedmoe.evaluation.served import seen_clients
-from fedmoe.evaluation.zero_shot import ClientResult, Serving
+from fedmoe.evaluation.serving import Serving
+from fedmoe.evaluation.zero_shot import ClientResult
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import Sums, sums_of_updates
 from fedmoe.federation.placement import place

@@ -19,7 +19,8 @@ from flwr.serverapp.strategy import Strategy
 from fedmoe.errors import RoundError
 from fedmoe.evaluation.gathering import evaluation_record, held_sets
 from fedmoe.evaluation.priors import federated_prior
-from fedmoe.evaluation.zero_shot import ClientResult, Serving
+from fedmoe.evaluation.serving import Serving
+from fedmoe.evaluation.zero_shot import ClientResult
 from fedmoe.federation.job import ClientJob, Term
 from fedmoe.federation.ledger import FLOAT_BYTES
 from fedmoe.federation.merging import Sums

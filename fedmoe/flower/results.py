@@ -14,7 +14,8 @@ from fedmoe.evaluation.gathering import cold_start_record
 from fedmoe.evaluation.predictions import Answers
 from fedmoe.evaluation.priors import public_prior
 from fedmoe.evaluation.served import cold_order, served_ids
-from fedmoe.evaluation.zero_shot import Serving, common_expert_results
+from fedmoe.evaluation.serving import Serving
+from fedmoe.evaluation.zero_shot import common_expert_results
 from fedmoe.flower.preparation import Preparation
 from fedmoe.recording.outcome import Outcome
 

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedmoe.errors import RoundError
 from fedmoe.evaluation.gathering import held_sets
-from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.assignment import Assignment, Rankings
 from fedmoe.federation.job import ClientFailure, ClientJob, Term
 from fedmoe.federation.merging import merge_sums

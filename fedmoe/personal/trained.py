@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from fedmoe.errors import RunFolderError, SettingsError, nearest_hint
-from fedmoe.evaluation.zero_shot import Serving
+from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.ledger import Ledger
 from fedmoe.flower.devices import choose_device, set_up_torch
 from fedmoe.flower.federation import Federation

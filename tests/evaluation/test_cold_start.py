@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedmoe.evaluation.zero_shot import ClientResult, Serving, serve_clients
+from fedmoe.evaluation.serving import Serving
+from fedmoe.evaluation.zero_shot import ClientResult, serve_clients
 from fedmoe.recording.comparison import compare_runs, to_csv
 from fedmoe.settings import from_flat
 from fedmoe.training.samples import ClientSamples

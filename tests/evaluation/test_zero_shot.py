@@ -8,7 +8,8 @@ import torch
 from fedmoe.data.population import build_population
 from fedmoe.evaluation.prior_em import correct_priors
 from fedmoe.evaluation.served import served_ids
-from fedmoe.evaluation.zero_shot import ClientResult, Serving, common_expert_results, serve_clients
+from fedmoe.evaluation.serving import Serving
+from fedmoe.evaluation.zero_shot import ClientResult, common_expert_results, serve_clients
 from fedmoe.moe.construction import build_expert, build_gate
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.gate import Gate, GateSpec
