@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,12 @@ class FedPrints(ExpertStrategy):
     def ranking_indices(self) -> int:
         """Returns how many numbers a client sends of its fingerprints."""
         return ClientPrint.values_of(self._width())
+
+    def ranking_record(self) -> Mapping[str, Any]:
+        """Returns how many groups were found and the ratios that told; the numbers of the prints are left out."""
+        groups, ratios = self.state.extras[GROUPS], self.state.extras[RATIOS]
+        found = len(np.unique(groups[groups != UNKNOWN]))
+        return {GROUPS: found, RATIOS: [round(float(ratio), 6) for ratio in ratios]}
 
     def _grouped(self, state: ServerState, prints: Mapping[int, ClientPrint]) -> ServerState:
         if len(prints) < 2:

@@ -147,6 +147,12 @@ class ExpertStrategy(Strategy, ABC):
         """Returns how many expert indices a client sends in answer to the ranking query, for the ledger."""
         return self.num_experts
 
+    def ranking_record(self) -> Mapping[str, Any]:
+        """Returns what the round's line tells of the ranking. By default: `rankings`, each client's scores."""
+        return {
+            "rankings": {str(c): [round(score, 6) for score in own] for c, own in sorted(self.rankings.items())},
+        }
+
     # ---- the round, written once --------------------------------------------------------------------------------
 
     def bind(self, federation: Federation) -> None:
@@ -357,16 +363,12 @@ class ExpertStrategy(Strategy, ABC):
             "completed": self._completed,
             "failures": [_plain(failure) for failure in self._failures],
             "train": {"loss": loss, "examples": sum(row["num_examples"] for row in self._rows)},
-            "rankings": {} if self.ranks_by == "fingerprint" else _rounded(self.rankings),
+            **self.ranking_record(),
             "load": load,
             "bytes": {"down": sent.down, "up": sent.up, "by_expert": list(sent.by_expert)},
             "evaluate": self._evaluation,
             "seconds": dict(seconds),
         }
-
-
-def _rounded(rankings: Rankings) -> dict[str, list[float]]:
-    return {str(client): [round(score, 6) for score in scores] for client, scores in sorted(rankings.items())}
 
 
 def _several(jobs: Sequence[ClientJob]) -> Sequence[ClientJob]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small import rounds_of, run_small
+from tests.small import rounds_of, run_small, small_config
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/how-it-works.md"
@@ -18,14 +18,19 @@ def run_folder(tmp_path_factory):
     return run_small(tmp_path_factory.mktemp("run"))
 
 
+@pytest.fixture(scope="module")
+def grouped_folder(tmp_path_factory):
+    return run_small(tmp_path_factory.mktemp("grouped"), settings=small_config(strategy__name="fedprints"))
+
+
 def told(section):
     """Returns what stands in code marks in a section of the page."""
     text = PAGE.read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
-def test_every_key_of_rounds_jsonl_is_explained(run_folder):
-    line = rounds_of(run_folder)[-1] | {"seconds": None}
+def test_every_key_of_rounds_jsonl_is_explained(run_folder, grouped_folder):
+    line = rounds_of(grouped_folder)[-1] | rounds_of(run_folder)[-1]
     assert set(line) | set(line["evaluate"]) <= told("`rounds.jsonl`")
     assert set(line["evaluate"]["methods"]) <= told("The test on unseen clients")
 

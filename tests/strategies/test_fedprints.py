@@ -62,6 +62,16 @@ def test_clients_of_one_domain_are_one_group_and_an_unseen_client_gets_its_domai
         assert all(held == [groups[int(client)]] for client, held in line["assignment"].items())
 
 
+@pytest.mark.parametrize("threshold", [0.5, 5.0])
+def test_each_line_tells_how_many_groups_were_found_and_by_which_ratios(tmp_path: Path, threshold: float) -> None:
+    run = run_small(tmp_path, settings=config_of(strategy__fedprints__threshold=threshold, **DOMAINS))
+    for line in rounds_of(run):
+        assert line["groups"] == 1 + sum(ratio > threshold for ratio in line["ratios"][:2])
+        np.testing.assert_allclose(line["ratios"], newest_state(run).extras[RATIOS], atol=1e-6)
+        assert "rankings" not in line
+    assert (rounds_of(run)[0]["groups"] == 1) == (threshold > 1)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_with_one_group_it_is_fedavg_to_the_byte(tmp_path: Path, seed: int) -> None:
     own = run_small(tmp_path / "own", settings=config_of(seed=seed, strategy__fedprints__threshold=5.0))
