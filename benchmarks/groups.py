@@ -17,9 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.regime_grid import REGIMES, Regime, parts_of
-from benchmarks.regimes import SIMULATION
+from benchmarks.regime_settings import config_of, seeds_of
 from fedmoe.federation.grouping import ClientPrint, Groups, clustered, find_groups, print_of
-from fedmoe.flower.local_run import given_keys, read_config
 from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.settings import from_flat
 
@@ -143,12 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cifar", default="", help="data.root of CIFAR-10's pictures")
     parser.add_argument("-c", "--run-config", action="append", default=[], help="settings over the map's own")
     asked = parser.parse_args(arguments)
-    first, _, last = asked.seeds.partition("..")
     results = []
-    console = Console()
+    console, seeds = Console(), seeds_of(asked.seeds)
     for name, regime in REGIMES.items():
         if re.search(asked.only, name):
-            for seed in range(int(first), int(last or first) + 1):
+            for seed in seeds:
                 console.print(f"{name}, seed {seed}", style="dim")
                 results.append(
                     grouped(name, prepared(regime, seed, asked.fashion, asked.cifar, asked.run_config), seed)
@@ -164,10 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def prepared(regime: Regime, seed: int, fashion: str, cifar: str, more: Sequence[str]) -> Preparation:
     """Returns the regime's data, clients and common expert, as the map has them."""
     part = parts_of(regime, seed, fashion, cifar)[0]
-    _, base = read_config(SIMULATION, ())
-    _, given = read_config(SIMULATION, more)
-    changed = {key: given[key] for key in given_keys(more)}
-    return prepare_run(from_flat({**base, **part.settings, **changed}), torch.device("cpu"), lambda _: None)
+    return prepare_run(from_flat(config_of(part, more)), torch.device("cpu"), lambda _: None)
 
 
 if __name__ == "__main__":

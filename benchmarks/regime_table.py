@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from benchmarks.regime_grid import METHODS, REGIMES, Part
+from fedmoe.recording.interval import interval
 
 __all__ = ["Cell", "cells_of", "draw", "markdown", "summary_rows", "terminal_table", "write_csv"]
 
@@ -123,15 +124,6 @@ def summary_rows(cells: Sequence[Cell]) -> list[Row]:
         groups = tuple(next(c.groups for c in own if c.seed == s and c.method == OURS) for s in seeds)
         rows.append(Row(regime, tuple(seeds), best, groups))
     return rows
-
-
-def interval(values: Accuracies) -> float:
-    """Returns half the width of the mean's 95 % t-interval; NaN for a single value."""
-    from scipy import stats
-
-    if len(values) < 2:
-        return float("nan")
-    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def texts(row: Row) -> list[str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.regime_grid import REGIMES, parts_of
+from benchmarks.regime_settings import SIMULATION, config_of, seeds_of
 from benchmarks.regime_table import Cell, cells_of, draw, markdown, terminal_table, write_csv
 from fedmoe.errors import SweepError
 from fedmoe.flower.devices import usable_cores
-from fedmoe.flower.local_run import given_keys, read_config
 from fedmoe.flower.methods import methods_of
 from fedmoe.settings import from_flat
 from fedmoe.sweep.grid import Point
@@ -22,8 +22,6 @@ from fedmoe.sweep.place import Place
 from fedmoe.sweep.running import Told, run_all
 
 __all__ = ["main", "map_of", "places_of"]
-
-SIMULATION = Path(__file__).parent.parent / "simulations" / "fashion_mnist"
 
 
 def places_of(
@@ -49,10 +47,7 @@ def places_of(
         for name in regimes:
             own = []
             for part in parts_of(REGIMES[name], seed, *roots):
-                _, base = read_config(SIMULATION, ())
-                _, given = read_config(SIMULATION, more)
-                own_words = {key: given[key] for key in given_keys(more)}
-                config = {**base, **part.settings, **own_words, "train.workers": workers}
+                config = {**config_of(part, more), "train.workers": workers}
                 methods_of(from_flat(config))
                 place = Place(Point((("regime", name), ("seed", seed))), config, output / name / f"{part.name}-{seed}")
                 place.newest()
@@ -85,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-c", "--run-config", action="append", default=[], help="settings over the map's own")
     parser.add_argument("--draw-only", action="store_true", help="train nothing, tell what is there")
     asked = parser.parse_args(arguments)
-    first, _, last = asked.seeds.partition("..")
-    seeds, roots = range(int(first), int(last or first) + 1), (asked.fashion, asked.cifar)
+    seeds, roots = seeds_of(asked.seeds), (asked.fashion, asked.cifar)
     regimes = [name for name in REGIMES if re.search(asked.only, name)]
     jobs = asked.jobs or usable_cores()
     output = asked.output.absolute()

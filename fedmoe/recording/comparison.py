@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 from rich.text import Text
-from scipy import stats
 
 from fedmoe.errors import RunFolderError
+from fedmoe.recording.interval import interval
 from fedmoe.recording.run_folder import RunFolder, open_run_folder
 from fedmoe.recording.wording import bytes_text, method_title, variant_title
 from fedmoe.settings import to_flat
@@ -31,7 +31,6 @@ __all__ = [
 
 NOT_COMPARED = {"seed", "output-dir", "resume", "simulation", "evaluate.baselines", "data.root", "train.workers"}
 DEALT_BY = ("data.", "clients.", "experts.num")  # what settings decide who holds what
-CONFIDENCE = 0.95
 COLD = "cold_start_"  # of a measure: accuracy with so many samples at a time
 MEASURES = (
     "std",
@@ -144,8 +143,8 @@ def difference(row: Row, reference: Row) -> Difference | None:
         return None
     if len(gaps) == 1:
         return Difference(float(gaps[0]), None, None)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
-    return Difference(float(gaps.mean()), float(gaps.mean() - half), float(gaps.mean() + half))
+    mean, half = float(gaps.mean()), interval(gaps)
+    return Difference(mean, mean - half, mean + half)
 
 
 def comparison_table(rows: Sequence[Row], against: str = "") -> Table:

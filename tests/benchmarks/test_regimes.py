@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks import groups
 from benchmarks.regime_grid import METHODS, REGIMES, TRANSFERS, parts_of
-from benchmarks.regime_table import Cell, interval, markdown, summary_rows
+from benchmarks.regime_table import Cell, markdown, summary_rows
 from benchmarks.regimes import main, places_of
+from fedmoe.recording.interval import interval
 from fedmoe.settings import from_flat
 
 

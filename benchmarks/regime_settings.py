@@ -1,0 +1,34 @@
+"""The settings of the map's runs, from a command's words."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.regime_grid import Part
+from fedmoe.flower.local_run import given_keys, read_config
+from fedmoe.sweep.grid import points_of
+
+__all__ = ["SIMULATION", "config_of", "seeds_of"]
+
+SIMULATION = Path(__file__).parent.parent / "simulations" / "fashion_mnist"
+
+
+def config_of(part: Part, more: Sequence[str]) -> dict[str, Any]:
+    """Returns the run's flat settings: the simulation's, over them the part's, over them `more`.
+
+    Args:
+        part: of the map.
+        more: as `fedmoe run --run-config` takes them.
+    """
+    _, base = read_config(SIMULATION, ())
+    _, given = read_config(SIMULATION, more)
+    return {**base, **part.settings, **{key: given[key] for key in given_keys(more)}}
+
+
+def seeds_of(text: str) -> list[int]:
+    """Returns the seeds that a text names.
+
+    >>> seeds_of("10..12"), seeds_of("7")
+    ([10, 11, 12], [7])
+    """
+    return [int(seed) for point in points_of([f"seed={text}"]) for _, seed in point.settings]
