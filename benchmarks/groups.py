@@ -21,10 +21,11 @@ from benchmarks.regime_settings import config_of, seeds_of
 from fedmoe.federation.grouping import ClientPrint, Groups, clustered, find_groups, print_of
 from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.settings import from_flat
+from strategies.fedprints import FedPrints
 
 __all__ = ["Found", "grouped", "main", "table_rows"]
 
-THRESHOLD = 0.5
+THRESHOLD, GAP = FedPrints.threshold, FedPrints.gap
 MOST = 10  # groups that may be found: more than there are in any regime
 Prints = dict[int, ClientPrint]
 
@@ -38,13 +39,15 @@ class Found:
         true: groups that there are.
         num: variant -> groups found.
         agreement: variant -> adjusted Rand index.
-        ratios: the method's own: of all directions, descending.
+        axes: directions that told groups apart.
+        ratios: of the leading directions, descending, as the method has them.
     """
 
     regime: str
     true: int
     num: dict[str, int]
     agreement: dict[str, float]
+    axes: int
     ratios: tuple[float, ...]
 
 
@@ -55,9 +58,10 @@ def grouped(name: str, preparation: Preparation, seed: int) -> Found:
     population, most = preparation.population, preparation.settings.experts.num
     home = looks(preparation)
     own, raw = prints_of(preparation, "fingerprint"), prints_of(preparation, "embedding")
+    found = find_groups(training(own, preparation), MOST, THRESHOLD, GAP, seed)
     labels = {
-        "FedPrints": told(find_groups(training(own, preparation), MOST, THRESHOLD, seed), own),
-        "embeddings as they are": told(find_groups(training(raw, preparation), MOST, THRESHOLD, seed), raw),
+        "FedPrints": told(found, own),
+        "embeddings as they are": told(find_groups(training(raw, preparation), MOST, THRESHOLD, GAP, seed), raw),
         "no discriminants, told M": nearest(own, preparation, most, seed),
     }
     return Found(
@@ -65,7 +69,8 @@ def grouped(name: str, preparation: Preparation, seed: int) -> Found:
         true=len(set(home.tolist())),
         num={variant: len(set(group[: population.num_training].tolist())) for variant, group in labels.items()},
         agreement={variant: float(adjusted_rand_score(home, group)) for variant, group in labels.items()},
-        ratios=find_groups(training(own, preparation), MOST, THRESHOLD, seed).ratios,
+        axes=found.num - 1,
+        ratios=found.ratios,
     )
 
 
@@ -115,9 +120,8 @@ def table_rows(results: Sequence[Found]) -> list[list[str]]:
             span = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
             agreement = np.mean([found.agreement[variant] for found in own])
             cells.append(f"{span} ({agreement:.2f})" if own[0].true > 1 else span)
-        above = [ratio for found in own for ratio in found.ratios if ratio > THRESHOLD]
-        below = [ratio for found in own for ratio in found.ratios if ratio <= THRESHOLD]
-        cells += [f"{min(above):.2f}" if above else "-", f"{max(below):.2f}" if below else "-"]
+        telling = [found.ratios[found.axes - 1] for found in own if found.axes]
+        cells += [f"{min(telling):.2f}" if telling else "-", f"{max(found.ratios[found.axes] for found in own):.2f}"]
         rows.append(cells)
     return rows
 
@@ -128,8 +132,8 @@ HEADS = (
     "FedPrints (agreement)",
     "embeddings as they are",
     "no discriminants, told M",
-    "least ratio above 0.5",
-    "largest below",
+    "last ratio that tells",
+    "the next",
 )
 
 

@@ -51,6 +51,8 @@ def domains(held: int = 0, **more: Value) -> dict[str, Value]:
 ALIKE = ",".join(["identity"] * 5)
 TURNED = {"permute-labels": True}
 SOURCES: Mapping[str, Value] = {"data.name": "three_sources"}
+HEADS: Mapping[str, Value] = {"experts.model": "head", "common-expert.model": "mlp"}
+RESNET: Mapping[str, Value] = {"experts.model": "resnet8", "experts.width": 8, "num-server-rounds": 40}
 RANDOM, ROTATED = labels("random-labels"), domains(held=4)
 
 REGIMES: Mapping[str, Regime] = {
@@ -64,12 +66,17 @@ REGIMES: Mapping[str, Regime] = {
     "rotated-4": Regime("look x 4 labels", "shift", ROTATED, groups=5),
     "rotated-2": Regime("look x 2 labels", "shift", domains(held=2), groups=5),
     "rotated-4-concept": Regime("look x 4 labels x meaning", "shift", domains(held=4, **TURNED), groups=5),
+    "blurred-4": Regime("sharp or blurred x 4 labels", "shift", domains(held=4, domains="identity,blur"), groups=2),
     "sources": Regime("three data sets", "shift", {**SOURCES, **domains()}, groups=3),
     "sources-4": Regime("three data sets x 4 labels", "shift", {**SOURCES, **domains(held=4)}, groups=3),
     "random-4-small": Regime("labels, 16 units", "capacity", {**RANDOM, "experts.width": 16}),
     "rotated-4-small": Regime("look x labels, 16 units", "capacity", {**ROTATED, "experts.width": 16}, groups=5),
+    "random-4-heads": Regime("labels, heads", "capacity", {**RANDOM, **HEADS}),
+    "rotated-4-heads": Regime("look x labels, heads", "capacity", {**ROTATED, **HEADS}, groups=5),
     "random-4-cnn": Regime("labels, CNN", "capacity", {**RANDOM, "experts.model": "cnn"}),
     "rotated-4-cnn": Regime("look x labels, CNN", "capacity", {**ROTATED, "experts.model": "cnn"}, groups=5),
+    "random-4-resnet8": Regime("labels, ResNet-8", "capacity", {**RANDOM, **RESNET}),
+    "rotated-4-resnet8": Regime("look x labels, ResNet-8", "capacity", {**ROTATED, **RESNET}, groups=5),
     "random-4-weak": Regime("labels, 200 public", "common expert", {**RANDOM, "data.public-samples": 200}),
     "rotated-4-weak": Regime(
         "look x labels, 200 public", "common expert", {**ROTATED, "data.public-samples": 200}, groups=5

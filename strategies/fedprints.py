@@ -30,21 +30,25 @@ class FedPrints(ExpertStrategy):
 
     fedmoe's own; the idea, its equations and what each part brings: docs/fedprints.md. Before the first round clients
     send the mean and the covariance of their fingerprints: of what their embeddings say beyond the common expert's
-    belief in the labels. Where their means differ by more than `threshold` of what a client's own samples differ by,
-    the server groups them, and each client trains its group's expert. Where they differ by labels alone there is one
+    belief in the labels. Where their means differ, in some directions, by plainly more than in all others (`gap`), the
+    server groups them, and each client trains its group's expert. Where they differ by labels alone there is one
     group, and this is FedAvg. An unseen client gets the expert of the group that its unlabelled samples fit best.
 
     Anchors are clients like any other, so `clients.per-round` may be as many as FedJETs' traffic pays for; it is meant
     to go with `train.logit-adjustment`, `evaluate.ema` and label-prior correction.
 
     Attributes:
-        threshold: on the ratio of the variance between clients to that within them, above 0.
+        threshold: a direction in which the ratio of the variance between clients to that within them is smaller does
+            not tell groups apart; above 0.
+        gap: by how many times a ratio has to be larger than the next one to be the last that tells groups apart, above
+            1; ratios above 1 and `threshold` do without a gap.
         census: clients that are asked for their fingerprints before the first round, by lot; 0: all. The others are
             asked when their turn to train comes.
         init: where the experts start: `common`, `random`, or empty: as `experts.init` says.
     """
 
-    threshold: float = 0.5
+    threshold: float = 0.1
+    gap: float = 2.0
     census: int = 200
     init: str = "common"
 
@@ -53,10 +57,10 @@ class FedPrints(ExpertStrategy):
     ranks_by: ClassVar[str] = "fingerprint"
 
     def __post_init__(self) -> None:
-        if self.threshold <= 0 or self.census < 0 or self.census == 1:
+        if self.threshold <= 0 or self.gap <= 1 or self.census < 0 or self.census == 1:
             raise SettingsError(
-                "strategy.fedprints needs threshold > 0 and a census of 0 (all) or at least 2 clients, "
-                f"got {self.threshold} and {self.census}"
+                "strategy.fedprints needs threshold > 0, gap > 1 and a census of 0 (all) or at least 2 clients, "
+                f"got {self.threshold}, {self.gap} and {self.census}"
             )
 
     def check(self, settings: Settings) -> None:
@@ -125,7 +129,7 @@ class FedPrints(ExpertStrategy):
                 "hint: the first failure of the ranking query stands in the log"
             )
         seed = derive_seed(self.federation.settings.seed, "fedprints", "groups")
-        found = find_groups(prints, self.num_experts, self.threshold, seed)
+        found = find_groups(prints, self.num_experts, self.threshold, self.gap, seed)
         groups = np.full(self.federation.population.num_training, UNKNOWN, dtype=np.int64)
         for client, group in found.of.items():
             groups[client] = group

@@ -15,6 +15,7 @@ __all__ = ["ClientPrint", "Groups", "find_groups", "print_of"]
 RIDGE = 1e-3  # of the mean variance, added to each: directions in which nothing varies must not decide
 LEAST = 10  # samples of a client that has a say in what groups there are; the others are put to the nearest one
 NEVER = -1e9  # score of an expert that no group has
+ALONE = 1.0  # a ratio that counts whatever comes after it: clients differ by more than one client's samples do
 
 
 @dataclass(frozen=True)
@@ -87,18 +88,19 @@ class Groups:
         return len(set(self.of.values()))
 
 
-def find_groups(prints: Mapping[int, ClientPrint], most: int, threshold: float, seed: int) -> Groups:
-    """Returns the groups: one more than there are directions in which clients differ by more than `threshold`.
+def find_groups(prints: Mapping[int, ClientPrint], most: int, threshold: float, gap: float, seed: int) -> Groups:
+    """Returns the groups: one more than there are directions that tell clients apart.
 
     Fisher's discriminant analysis with the clients as classes: directions v that make `v B v / v W v` stationary, B
     the covariance of the clients' means, W their pooled covariance. What chance alone reaches (`chance_ratio`) is
-    taken off. G groups whose means are in general position span G - 1 directions, so G - 1 ratios stand above the
-    threshold; in those directions the clients are clustered by k-means. A client of fewer than 10 samples has no say.
+    taken off. G groups whose means are in general position span G - 1 directions, so G - 1 ratios stand out
+    (`telling`); in those directions the clients are clustered by k-means. A client of fewer than 10 samples has no say.
 
     Args:
         prints: by client id; two clients at the least.
         most: M, the most groups.
-        threshold: on the ratio of variances.
+        threshold: a ratio that is smaller, or smaller than what chance reaches, does not stand out.
+        gap: by how many times a ratio has to be larger than the next one to stand out.
         seed: of k-means.
 
     Raises:
@@ -116,18 +118,35 @@ def find_groups(prints: Mapping[int, ClientPrint], most: int, threshold: float, 
     between_DD = np.atleast_2d(np.cov(mean_SD.T, bias=True))
     found, axes_DD = eigh(between_DD, within_DD)  # ascending; in the axes the within-covariance is the identity
     ratios = found[::-1] - chance
-    telling = min(int((ratios > threshold).sum()), most - 1)
+    axes = telling(ratios, most, max(threshold, chance), gap)
     kept = tuple(float(ratio) for ratio in ratios[:most])
     weight_MD, bias_M = np.zeros((most, mean_SD.shape[1])), np.full(most, NEVER)
-    if telling == 0:
+    if axes == 0:
         bias_M[0] = 0.0
         return Groups(dict.fromkeys(sorted(prints), 0), kept, weight_MD, bias_M)
-    project_DG = axes_DD[:, ::-1][:, :telling]
-    group_S, centre_GG = clustered((mean_SD - origin_D) @ project_DG, telling + 1, seed)
-    weight_MD[: telling + 1] = centre_GG @ project_DG.T
-    bias_M[: telling + 1] = -(centre_GG**2).sum(axis=1) / 2 - weight_MD[: telling + 1] @ origin_D
+    project_DG = axes_DD[:, ::-1][:, :axes]
+    group_S, centre_GG = clustered((mean_SD - origin_D) @ project_DG, axes + 1, seed)
+    weight_MD[: axes + 1] = centre_GG @ project_DG.T
+    bias_M[: axes + 1] = -(centre_GG**2).sum(axis=1) / 2 - weight_MD[: axes + 1] @ origin_D
     of = {client: int(np.argmax(weight_MD @ own.mean_D + bias_M)) for client, own in prints.items()}
     return Groups(of | dict(zip(clients, group_S.tolist(), strict=True)), kept, weight_MD, bias_M)
+
+
+def telling(ratios_D: NDArray[np.float64], most: int, threshold: float, gap: float) -> int:
+    """Returns how many of the descending ratios stand out, `most` - 1 at the most.
+
+    Those before the last gap, that is, up to the last one that is above `threshold` and `gap` times the next; label
+    skew makes ratios that fall off slowly. Besides those above 1 and `threshold`, gap or not.
+
+    >>> telling(np.array([22.6, 2.1, 1.2, 0.8, 0.0]), 10, threshold=0.1, gap=2.0)
+    4
+    >>> telling(np.array([0.12, 0.11, 0.08, 0.07, 0.05]), 10, threshold=0.1, gap=2.0)
+    0
+    """
+    following_D = np.append(ratios_D[1:], 0.0)
+    stands_D = (ratios_D > threshold) & (ratios_D >= gap * following_D)
+    last = max(np.flatnonzero(stands_D[: most - 1]), default=-1) + 1
+    return int(min(max(last, (ratios_D > max(ALONE, threshold)).sum()), most - 1))
 
 
 def pooled(prints: Sequence[ClientPrint]) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ import pytest
 from scipy.linalg import eigh
 
 from fedmoe.data.fingerprints import Fingerprints
-from fedmoe.federation.grouping import RIDGE, ClientPrint, chance_ratio, find_groups, print_of
+from fedmoe.federation.grouping import RIDGE, ClientPrint, chance_ratio, find_groups, print_of, telling
 
 WIDTH, CLIENTS, SAMPLES = 12, 40, 60
 
@@ -32,16 +32,16 @@ def same_partition(one: np.ndarray, two: np.ndarray) -> bool:
 @pytest.mark.parametrize("groups", [1, 2, 3, 5])
 def test_as_many_groups_are_found_as_were_planted_and_the_right_clients_in_each(groups: int, seed: int) -> None:
     prints, group_S = planted(seed, groups)
-    found = find_groups(prints, 8, 0.5, seed)
+    found = find_groups(prints, 8, 0.1, 2.0, seed)
     assert found.num == groups
     assert same_partition(np.array([found.of[client] for client in sorted(prints)]), group_S)
-    assert sum(ratio > 0.5 for ratio in found.ratios) == groups - 1
+    assert telling(np.array(found.ratios), 8, 0.1, 2.0) == groups - 1
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_more_groups_than_the_pool_has_experts(seed: int) -> None:
     prints, _ = planted(seed, 5)
-    found = find_groups(prints, 3, 0.5, seed)
+    found = find_groups(prints, 3, 0.1, 2.0, seed)
     assert found.num == 3
     assert found.weight_MD.shape == (3, WIDTH)
 
@@ -51,9 +51,7 @@ def test_chance_alone_makes_no_groups_however_few_samples_a_client_has(samples: 
     for seed in range(10):
         rng = np.random.default_rng(seed)
         prints = {i: print_of(rng.standard_normal((samples, WIDTH)).astype(np.float32)) for i in range(CLIENTS)}
-        found = find_groups(prints, 5, 0.5, seed)
-        assert found.num == 1
-        assert max(found.ratios) < 0.3
+        assert find_groups(prints, 5, 0.1, 2.0, seed).num == 1
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
@@ -62,7 +60,38 @@ def test_chance_alone_makes_no_groups_of_clients_of_unequal_sizes(share: float) 
         rng = np.random.default_rng(seed)
         sizes = np.where(rng.random(CLIENTS) < share, 1, SAMPLES)
         prints = {i: print_of(rng.standard_normal((n, WIDTH)).astype(np.float32)) for i, n in enumerate(sizes)}
-        assert find_groups(prints, 5, 0.5, seed).num == 1
+        assert find_groups(prints, 5, 0.1, 2.0, seed).num == 1
+
+
+@pytest.mark.parametrize(
+    ("ratios", "axes"),
+    [
+        ([], 0),
+        ([0.09, 0.0], 0),
+        ([0.3, 0.2, 0.15, 0.12, 0.1], 0),
+        ([0.46, 0.21, 0.18, 0.16, 0.03], 4),
+        ([22.6, 2.1, 1.2, 0.8, 0.3, 0.2, 0.15, 0.12, 0.09], 4),
+        ([22.6, 2.1, 1.2, 1.1, 0.7, 0.6, 0.4, 0.3, 0.2, 0.15], 4),
+        ([22.6, 0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 0.15, 0.1], 1),
+        ([0.9, 0.4, 0.35, -0.01], 3),
+        ([0.2], 1),
+    ],
+)
+def test_what_stands_out_is_above_the_last_gap_or_above_one(ratios: list[float], axes: int) -> None:
+    assert telling(np.array(ratios), 10, threshold=0.1, gap=2.0) == axes
+    assert telling(np.array(ratios), 3, threshold=0.1, gap=2.0) <= 2
+    assert telling(np.array(ratios), 10, threshold=50.0, gap=2.0) == 0
+    assert telling(np.array(ratios), 1, threshold=0.1, gap=2.0) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("apart", [0.7, 0.8])
+def test_groups_that_lie_close_are_counted_where_nothing_else_tells_clients_apart(seed: int, apart: float) -> None:
+    prints, group_S = planted(seed, 5, apart)
+    found = find_groups(prints, 8, 0.1, 2.0, seed)
+    assert max(found.ratios) < 1
+    assert found.num == 5
+    assert same_partition(np.array([found.of[client] for client in sorted(prints)]), group_S)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -71,14 +100,14 @@ def test_a_client_of_few_samples_is_put_to_the_nearest_group(seed: int) -> None:
     few = {
         client: ClientPrint(own.mean_D, own.covariance_DD, 3) if client < 15 else own for client, own in prints.items()
     }
-    found = find_groups(few, 5, 0.5, seed)
+    found = find_groups(few, 5, 0.1, 2.0, seed)
     assert same_partition(np.array([found.of[client] for client in sorted(few)]), group_S)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_an_expert_without_a_group_is_never_named_however_far_away_a_client_lies(seed: int) -> None:
     prints, _ = planted(seed, 2, apart=150.0)
-    found = find_groups(prints, 5, 0.5, seed)
+    found = find_groups(prints, 5, 0.1, 2.0, seed)
     assert found.num == 2
     for own in prints.values():
         for away in (own.mean_D, own.mean_D * 50, own.mean_D + 1000):
@@ -96,11 +125,11 @@ def test_label_skew_makes_no_groups_of_fingerprints_but_of_embeddings(seed: int)
     held = [np.isin(y, rng.choice(6, 2, replace=False)).nonzero()[0] for _ in range(CLIENTS)]
     chosen = [rng.choice(ids, SAMPLES) for ids in held]
     alike, apart = (
-        find_groups({i: print_of(values[ids]) for i, ids in enumerate(chosen)}, 5, 0.5, seed)
+        find_groups({i: print_of(values[ids]) for i, ids in enumerate(chosen)}, 5, 0.1, 2.0, seed)
         for values in (left, embeddings)
     )
     assert alike.num == 1
-    assert apart.num > 2
+    assert apart.num > 1
 
 
 @pytest.mark.parametrize(("clients", "samples", "width"), [(60, 20, 30), (100, 400, 64), (200, 5, 50), (40, 4, 40)])
@@ -127,7 +156,7 @@ def test_the_ratios_are_the_generalised_eigenvalues_less_chance(seed: int) -> No
     within += RIDGE * np.trace(within) / WIDTH * np.eye(WIDTH)
     slow = np.sort(np.linalg.eigvals(np.linalg.inv(within) @ np.cov(means.T, bias=True)).real)[::-1]
     chance = chance_ratio([SAMPLES] * CLIENTS, WIDTH)
-    np.testing.assert_allclose(find_groups(prints, 5, 0.5, 0).ratios, (slow - chance)[:5], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(find_groups(prints, 5, 0.1, 2.0, 0).ratios, (slow - chance)[:5], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -139,7 +168,7 @@ def test_the_discriminants_tell_a_new_client_and_a_coordinate_system_changes_not
         turned = {
             c: ClientPrint(p.mean_D @ matrix, matrix.T @ p.covariance_DD @ matrix, p.num) for c, p in prints.items()
         }
-        found = find_groups({client: turned[client] for client in known}, 4, 0.5, seed)
+        found = find_groups({client: turned[client] for client in known}, 4, 0.1, 2.0, seed)
         told = np.array([int((found.weight_MD @ turned[c].mean_D + found.bias_M).argmax()) for c in sorted(prints)])
         assert same_partition(told, group_S)
         assert [told[n] for n, c in enumerate(sorted(prints)) if c in known] == [found.of[c] for c in sorted(known)]
@@ -163,4 +192,4 @@ def test_a_print_is_mean_and_covariance_and_travels_as_numbers(num: int) -> None
 
 def test_a_single_client_has_nobody_to_differ_from() -> None:
     with pytest.raises(ValueError, match="got 1 client"):
-        find_groups({3: print_of(np.zeros((2, 2), np.float32))}, 2, 0.5, 0)
+        find_groups({3: print_of(np.zeros((2, 2), np.float32))}, 2, 0.1, 2.0, 0)

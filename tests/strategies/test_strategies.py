@@ -88,7 +88,7 @@ STRATEGIES = {
         held=1,
         answers=1,
         trains_gate=False,
-        wrong=({"threshold": 0.0}, {"census": 1}, {"census": -1}),
+        wrong=({"threshold": 0.0}, {"gap": 1.0}, {"census": 1}, {"census": -1}),
         others=({"census": 0}, {"census": 4, "threshold": 3}),
     ),
     "fedmix": Row(pool=3, held=3, answers=3, others=({"output": "logit"},)),
