@@ -24,8 +24,9 @@ from fedmoe.flower.client_app import app
 from fedmoe.flower.devices import set_up_torch
 from fedmoe.flower.federation import Federation, Recorder
 from fedmoe.flower.local_grid import LocalGrid
-from fedmoe.flower.methods import build_strategy, ledger_of
+from fedmoe.flower.methods import build_strategy
 from fedmoe.flower.preparation import Preparation, prepare_run
+from fedmoe.flower.running import ledger_of
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.wire import record_of, state_of
 from fedmoe.settings import Settings, from_flat

@@ -1,41 +1,20 @@
-"""One method of a run: its strategy built and bound, its rounds recorded, gone on with where it was cut off."""
+"""The methods of a run: the strategy and the baselines by their names, each built with its own arguments."""
 
 import difflib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedmoe.errors import SettingsError, nearest_hint
-from fedmoe.evaluation.gathering import held_sets
-from fedmoe.federation.ledger import Ledger
-from fedmoe.federation.state import ServerState
-from fedmoe.flower.federation import Federation
-from fedmoe.flower.plain import run_plain
-from fedmoe.flower.preparation import Preparation, can_start_from
+from fedmoe.flower.preparation import can_start_from
 from fedmoe.flower.strategy import ExpertStrategy
-from fedmoe.flower.wire import record_of
-from fedmoe.moe.construction import expert_reads, gate_class
-from fedmoe.moe.vectors import vector_size
-from fedmoe.recording.atomic import write_atomic
-from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
-from fedmoe.recording.client_states import ClientStates
-from fedmoe.recording.loggers import RunLogger
-from fedmoe.recording.outcome import Outcome, read_outcome
-from fedmoe.recording.plain import json_text
-from fedmoe.recording.rounds import append_round, truncate_rounds
-from fedmoe.recording.run_folder import MAIN, MethodFolder, RunFolder
 from fedmoe.references import known_names, load_plugin
 from fedmoe.settings import Settings
-from fedmoe.training.speed import TrainerChoice
 
-__all__ = ["Method", "build_strategy", "ledger_of", "methods_of", "rounds_done", "run_method", "unused_tables"]
-
-TRAINER = "trainer.json"
+__all__ = ["Method", "build_strategy", "methods_of", "short_name", "unused_tables"]
 
 
 @dataclass(frozen=True)
@@ -159,167 +138,6 @@ def build_strategy(reference: str, settings: Settings) -> Strategy:
     except TypeError as error:
         raise SettingsError(f"strategy '{reference}' does not take {arguments}: {error}") from error
     return strategy
-
-
-def run_method(
-    method: Method, preparation: Preparation, folder: RunFolder, grid: Grid, loggers: Sequence[RunLogger]
-) -> Outcome:
-    """Trains one method to its last round and returns what its rounds come to.
-
-    A method whose checkpoint is at the last round is not run again.
-    """
-    place = place_of(method, folder)
-    place.path.mkdir(parents=True, exist_ok=True)
-    settings, start = preparation.settings, _resume_point(place)
-    recorder = MethodRecorder(method.name, place, loggers, settings.checkpoint_every, settings.num_server_rounds)
-    if start.round_num < settings.num_server_rounds:
-        if isinstance(method.strategy, ExpertStrategy):
-            _start(method.strategy, preparation, recorder, start, grid)
-        else:
-            forget_rounds(place)  # Flower's own loop always starts at round 1; its rounds come out the same again
-            run_plain(method.strategy, preparation, recorder, grid)
-    return read_outcome(place.rounds)
-
-
-def forget_rounds(place: MethodFolder) -> None:
-    """Removes a method's rounds and checkpoints."""
-    for checkpoint in sorted(place.checkpoints.glob("*")):
-        checkpoint.unlink()
-    if place.rounds.exists():
-        truncate_rounds(place.path, 0)
-
-
-def place_of(method: Method, folder: RunFolder) -> MethodFolder:
-    """Returns where the method keeps its rounds."""
-    return folder.method(MAIN if method.is_main else method.name)
-
-
-def rounds_done(method: Method, folder: RunFolder) -> int:
-    """Returns the round of the method's newest checkpoint; 0 where there is none."""
-    newest = newest_checkpoint(place_of(method, folder).path)
-    return 0 if newest is None else load_checkpoint(newest).round_num
-
-
-def _start(
-    strategy: ExpertStrategy, preparation: Preparation, recorder: "MethodRecorder", start: "ResumePoint", grid: Grid
-) -> None:
-    """Binds the strategy and runs its rounds."""
-    states = recorder.place.states
-    ClientStates(states).forget_after(start.round_num)
-    settings = preparation.settings
-    state = start.state or preparation.initial_state(
-        strategy.pool_size(settings), strategy.has_gate, strategy.init, strategy.gate
-    )
-    strategy.bind(
-        Federation(
-            settings=settings,
-            population=preparation.population,
-            plan=preparation.plan(strategy.gate),
-            ledger=ledger_of(strategy, preparation),
-            recorder=recorder,
-            first_round=start.round_num + 1,
-            average=start.average,
-            held=start.held,
-            trainer=start.trainer,
-            states=str(states),
-        )
-    )
-    strategy.start(grid, record_of(state), num_rounds=settings.num_server_rounds)
-
-
-def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
-    """Returns the sizes that the strategy's traffic is made of."""
-    expert = int(preparation.initial_state(1, False, "random").experts[0].size)
-    reads = {expert_reads(preparation.settings.experts.model)}
-    size, gate = 1, None
-    if isinstance(strategy, ExpertStrategy):
-        size = strategy.pool_size(preparation.settings)
-        if strategy.has_gate:
-            gate = preparation.initial_gate(size, strategy.gate)
-            reads.add(gate_class(strategy.gate or preparation.settings.gate.name).reads)
-    common = vector_size(preparation.common.expert) if reads & {"embedding", "fingerprint"} else 0
-    if "fingerprint" in reads:
-        common += preparation.store.fingerprints.explained_CD.size
-    return Ledger(
-        gate_size=0 if gate is None else int(gate.size),
-        expert_size=expert,
-        num_experts=size,
-        common_size=common,
-    )
-
-
-@dataclass(frozen=True)
-class MethodRecorder:
-    """Keeps each round of one method: its line, then its checkpoint, where one is due; a run goes on from the newest.
-
-    Attributes:
-        name: the method's.
-        place: where it keeps them.
-        loggers: who is told as well.
-        every: rounds between two checkpoints.
-        last: the last round, which always has one.
-    """
-
-    name: str
-    place: MethodFolder
-    loggers: Sequence[RunLogger]
-    every: int
-    last: int
-
-    def trainer(self, choice: TrainerChoice) -> None:
-        """Writes `trainer.json`, and tells the loggers."""
-        write_atomic(self.place.path / TRAINER, json_text(asdict(choice), indent=1).encode())
-        for logger in self.loggers:
-            logger.trainer(self.name, asdict(choice))
-
-    def round(self, line: Mapping[str, Any], state: ServerState, average: ServerState | None) -> None:
-        """Writes the line and, where it is due, the checkpoint, and tells the loggers."""
-        round_num = int(line["round"])
-        full = {"round": round_num, "strategy": self.name, **line}
-        append_round(self.place.path, full)
-        if round_num % self.every == 0 or round_num == self.last:
-            arrays = dict(state.to_arrays())
-            if average is not None:
-                arrays |= {f"average/{name}": array for name, array in average.to_arrays().items()}
-            save_checkpoint(self.place.path, round_num, arrays, {"strategy": self.name})
-        for logger in self.loggers:
-            logger.round(self.name, full)
-
-
-@dataclass(frozen=True)
-class ResumePoint:
-    """Where a method goes on from; round 0 and no state for a new one."""
-
-    round_num: int
-    state: ServerState | None
-    average: ServerState | None
-    trainer: TrainerChoice | None = None
-    held: Mapping[int, Sequence[int]] = field(default_factory=dict)
-
-
-def _resume_point(place: MethodFolder) -> ResumePoint:
-    newest = newest_checkpoint(place.path)
-    if newest is None:
-        if place.rounds.exists():
-            truncate_rounds(place.path, 0)
-        return ResumePoint(0, None, None)
-    checkpoint = load_checkpoint(newest)
-    truncate_rounds(place.path, checkpoint.round_num)
-    own = {name: array for name, array in checkpoint.arrays.items() if not name.startswith("average/")}
-    average = {n.removeprefix("average/"): a for n, a in checkpoint.arrays.items() if n.startswith("average/")}
-    return ResumePoint(
-        checkpoint.round_num,
-        ServerState.from_arrays(own),
-        ServerState.from_arrays(average) if average else None,
-        _chosen_before(place),
-        held_sets(read_outcome(place.rounds).evaluation),
-    )
-
-
-def _chosen_before(place: MethodFolder) -> TrainerChoice | None:
-    """Returns the trainer that the run began with: the other one's last bits differ."""
-    file = place.path / TRAINER
-    return TrainerChoice.from_json(json.loads(file.read_text())) if file.is_file() else None
 
 
 def _check_type(key: str, wanted: type, value: Any) -> None:

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmoe.errors import FedmoeError, RunFolderError, SettingsError
 from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint, set_up_torch
-from fedmoe.flower.methods import ledger_of, methods_of, rounds_done, run_method, unused_tables
+from fedmoe.flower.methods import methods_of, unused_tables
 from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
 from fedmoe.flower.results import (
     client_table,
@@ -23,6 +23,7 @@ from fedmoe.flower.results import (
     summary_table,
 )
 from fedmoe.flower.roster import Roster, call_roster
+from fedmoe.flower.running import ledger_of, rounds_done, run_method
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.recording.console import ConsoleLogger
 from fedmoe.recording.environment import describe_environment

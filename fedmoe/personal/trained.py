@@ -11,8 +11,10 @@ from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.ledger import Ledger
 from fedmoe.flower.devices import choose_device, set_up_torch
 from fedmoe.flower.federation import Federation
-from fedmoe.flower.methods import Method, MethodRecorder, ledger_of, methods_of, place_of
+from fedmoe.flower.methods import Method, methods_of
 from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
+from fedmoe.flower.recorder import MethodRecorder
+from fedmoe.flower.running import ledger_of, place_of
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.moe.construction import gate_class
 from fedmoe.recording.checkpoints import CheckpointIndex, newest_checkpoint, open_checkpoint

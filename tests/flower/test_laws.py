@@ -14,7 +14,7 @@ import torch
 from flwr.app import Message
 from torch import nn
 
-import fedmoe.flower.methods as methods
+import fedmoe.flower.recorder as recorder
 import fedmoe.flower.strategy as strategy
 from fedmoe.data.population import build_population
 from fedmoe.flower.local_grid import LocalGrid
@@ -236,14 +236,14 @@ class Killed(BaseException):
 
 def kill_before_checkpoint(name: str, round_num: int):
     """Kills the run between a round's line and its checkpoint."""
-    real = methods.save_checkpoint
+    real = recorder.save_checkpoint
 
     def save(folder: Path, number: int, arrays: dict, metadata: dict) -> Path:
         if (metadata["strategy"], number) == (name, round_num):
             raise Killed
         return real(folder, number, arrays, metadata)
 
-    return mock.patch.object(methods, "save_checkpoint", save)
+    return mock.patch.object(recorder, "save_checkpoint", save)
 
 
 def kill_in_training(name: str, round_num: int):
@@ -358,14 +358,14 @@ def newest_kept(method: Path) -> dict[str, bytes]:
 
 def kill_before_line(name: str, round_num: int):
     """Kills the run after a round's clients have been trained, and have kept what they keep."""
-    real = methods.append_round
+    real = recorder.append_round
 
     def append(folder: Path, line: dict) -> None:
         if (line["strategy"], line["round"]) == (name, round_num):
             raise Killed
         real(folder, line)
 
-    return mock.patch.object(methods, "append_round", append)
+    return mock.patch.object(recorder, "append_round", append)
 
 
 RARELY_KEPT = {
