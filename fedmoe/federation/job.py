@@ -1,13 +1,13 @@
 """What a client is asked to do in a round, and what it gives back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PARTS", "ClientFailure", "ClientJob", "ClientUpdate", "Term"]
+__all__ = ["PARTS", "ClientFailure", "ClientJob", "ClientUpdate", "Term", "in_turn"]
 
 PARTS = ("body", "head", "gate")
 """What a client's copies consist of: each expert but for its last layer, its last layer, the gate."""
@@ -150,3 +150,15 @@ class ClientFailure:
     client_id: int
     round_num: int
     error: str
+
+
+def in_turn(jobs: Sequence[ClientJob]) -> list[list[ClientJob]]:
+    """Returns the clients' first jobs, then the second ones, and so on."""
+    seen: dict[int, int] = {}
+    turns: list[list[ClientJob]] = []
+    for job in jobs:
+        number = seen[job.client_id] = seen.get(job.client_id, -1) + 1
+        if number == len(turns):
+            turns.append([])
+        turns[number].append(job)
+    return turns

@@ -21,10 +21,10 @@ from fedmoe.evaluation.served import cold_order, lots_of, seen_ids, served_ids, 
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult, serve_clients
 from fedmoe.federation.grouping import print_of
-from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
+from fedmoe.federation.job import ClientFailure, ClientJob, in_turn
 from fedmoe.federation.merging import Sums
 from fedmoe.federation.state import ServerState
-from fedmoe.flower.wire import job_from_json, partial_state
+from fedmoe.flower.wire import answers_of, job_from_json, partial_state, result_to_json, row_of, serving_from_json
 from fedmoe.moe.construction import build_expert, build_gate, expert_reads, gate_class
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate, GateSpec
@@ -111,7 +111,7 @@ class Node:
             return [client_scores(logits, order["aggregation"]) for logits in gate_logits(gate, inputs)]
 
         done, failures = attempt("rank", round_num, self.together(order["clients"], len(state.experts)), scores)
-        return {"rankings": {str(client): score for client, score in done.items()}, "failures": _tables(failures)}
+        return answers_of("rankings", done, failures)
 
     def measure(self, order: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Returns which trainer is the fastest here for jobs like these, and the figures."""
@@ -214,18 +214,18 @@ class Node:
 
         def serve(clients: Sequence[int]) -> list[dict[str, Any]]:
             if clients[0] >= self.population.num_training:
-                return [plain_result(result) for result in self.serve(clients, state, serving, prior, round_num)]
+                return [result_to_json(result) for result in self.serve(clients, state, serving, prior, round_num)]
             own = self._own_state(clients[0], state, serving, round_num)
             under = self._own_prior(clients[0]) if serving.private or serving.fine_tuning else prior
             ordinary = replace(serving, cold_start=())
-            return [plain_result(result) for result in self.serve(clients, own, ordinary, under, round_num)]
+            return [result_to_json(result) for result in self.serve(clients, own, ordinary, under, round_num)]
 
         self.states = self._states_of(order, round_num + 1)
         seen = [[client] for client in order["clients"] if client < self.population.num_training]
         unseen = [client for client in order["clients"] if client >= self.population.num_training]
         chunks = [*seen, *self.together(unseen, len(state.experts))]
         done, failures = attempt("evaluate", round_num, chunks, serve)
-        return {"results": {str(client): result for client, result in done.items()}, "failures": _tables(failures)}
+        return answers_of("results", done, failures)
 
     def serve(
         self,
@@ -288,42 +288,3 @@ class Node:
             return self.scratch
 
         return load
-
-
-def in_turn(jobs: Sequence[ClientJob]) -> list[list[ClientJob]]:
-    """Returns the clients' first jobs, then the second ones, and so on."""
-    seen: dict[int, int] = {}
-    turns: list[list[ClientJob]] = []
-    for job in jobs:
-        number = seen[job.client_id] = seen.get(job.client_id, -1) + 1
-        if number == len(turns):
-            turns.append([])
-        turns[number].append(job)
-    return turns
-
-
-def serving_from_json(table: Mapping[str, Any]) -> Serving:
-    """Returns the serving that `vars` made a table of."""
-    return Serving(**{**table, **{name: tuple(table[name]) for name in ("private", "cold_start")}})
-
-
-def row_of(update: ClientUpdate) -> dict[str, Any]:
-    """Returns what the report says of a client that completed."""
-    return {
-        "client_id": update.client_id,
-        "num_examples": update.num_examples,
-        "weight": update.weight,
-        "metrics": dict(update.metrics),
-    }
-
-
-def plain_result(result: ClientResult) -> dict[str, Any]:
-    """Returns the result as a table that JSON can hold."""
-    table = vars(result).copy()
-    for name in ("routed_MC", "class_count_C", "correct_MC"):
-        table[name] = None if table[name] is None else table[name].tolist()
-    return table
-
-
-def _tables(failures: Sequence[ClientFailure]) -> list[dict[str, Any]]:
-    return [asdict(failure) for failure in failures]

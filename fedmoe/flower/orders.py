@@ -19,7 +19,7 @@ from fedmoe.federation.placement import place
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.federation import Federation
 from fedmoe.flower.roster import Roster
-from fedmoe.flower.wire import decode, encode, failure_from_json, job_to_json
+from fedmoe.flower.wire import decode, encode, failure_from_json, job_to_json, result_from_json
 from fedmoe.training.speed import TrainerChoice
 
 __all__ = [
@@ -209,7 +209,7 @@ def gather_evaluation(
     results: dict[int, ClientResult] = {}
     for payload, _ in answered:
         failures += [failure_from_json(table) for table in payload["failures"]]
-        results |= {int(client): _result(table) for client, table in payload["results"].items()}
+        results |= {int(client): result_from_json(table) for client, table in payload["results"].items()}
     unseen = {client: result for client, result in results.items() if client >= num_training}
     seen = {client: result for client, result in results.items() if client < num_training}
     if not unseen:
@@ -265,11 +265,3 @@ def _updates(rows: Iterable[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any
         experts = {int(n.removeprefix("expert/")): a for n, a in own.items() if n.startswith("expert/")}
         changes = {name: array for name, array in own.items() if name.startswith("extra/")}
         yield ClientUpdate(gate=own.get("gate"), experts=experts, changes=changes, **row)
-
-
-def _result(table: Mapping[str, Any]) -> ClientResult:
-    counts = {
-        name: None if table[name] is None else np.asarray(table[name], dtype=np.int64)
-        for name in ("routed_MC", "class_count_C", "correct_MC")
-    }
-    return ClientResult(**{**table, **counts, "experts": tuple(table["experts"]), "scores": tuple(table["scores"])})

@@ -5,6 +5,7 @@ A node gets each array once, however many of its clients need it; a report bring
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from io import BytesIO
 from typing import Any
 
@@ -12,10 +13,13 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
-from fedmoe.federation.job import ClientFailure, ClientJob, Term
+from fedmoe.evaluation.serving import Serving
+from fedmoe.evaluation.zero_shot import ClientResult
+from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Term
 from fedmoe.federation.state import ServerState
 
 __all__ = [
+    "answers_of",
     "decode",
     "encode",
     "failure_from_json",
@@ -23,11 +27,16 @@ __all__ = [
     "job_to_json",
     "partial_state",
     "record_of",
+    "result_from_json",
+    "result_to_json",
+    "row_of",
+    "serving_from_json",
     "state_of",
 ]
 
 ARRAYS = "arrays"
 TEXT = "text"
+COUNTS = ("routed_MC", "class_count_C", "correct_MC")  # arrays of a result
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -100,3 +109,40 @@ def job_from_json(table: Mapping[str, Any]) -> ClientJob:
 def failure_from_json(table: Mapping[str, Any]) -> ClientFailure:
     """Returns the failure that `asdict` made a table of."""
     return ClientFailure(**table)
+
+
+def answers_of(name: str, answers: Mapping[int, Any], failures: Sequence[ClientFailure]) -> dict[str, Any]:
+    """Returns a report under `name` of what each client answered, and of those who could not."""
+    return {
+        name: {str(client): answer for client, answer in answers.items()},
+        "failures": [asdict(failure) for failure in failures],
+    }
+
+
+def row_of(update: ClientUpdate) -> dict[str, Any]:
+    """Returns what the report says of a client that completed."""
+    return {
+        "client_id": update.client_id,
+        "num_examples": update.num_examples,
+        "weight": update.weight,
+        "metrics": dict(update.metrics),
+    }
+
+
+def serving_from_json(table: Mapping[str, Any]) -> Serving:
+    """Returns the serving that `vars` made a table of."""
+    return Serving(**{**table, **{name: tuple(table[name]) for name in ("private", "cold_start")}})
+
+
+def result_to_json(result: ClientResult) -> dict[str, Any]:
+    """Returns the result as a table that JSON can hold."""
+    table = vars(result).copy()
+    for name in COUNTS:
+        table[name] = None if table[name] is None else table[name].tolist()
+    return table
+
+
+def result_from_json(table: Mapping[str, Any]) -> ClientResult:
+    """Returns the result that `result_to_json` wrote."""
+    counts = {name: None if table[name] is None else np.asarray(table[name], dtype=np.int64) for name in COUNTS}
+    return ClientResult(**{**table, **counts, "experts": tuple(table["experts"]), "scores": tuple(table["scores"])})

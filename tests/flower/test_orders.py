@@ -12,8 +12,8 @@ import pytest
 import fedmoe.flower.orders as orders
 from fedmoe.federation.job import ClientUpdate
 from fedmoe.federation.merging import sums_of_updates
-from fedmoe.flower.node import row_of
 from fedmoe.flower.orders import Replies, gather_rankings, gather_training
+from fedmoe.flower.wire import row_of
 
 COHORTS = {1001: (3, 8), 1002: (0, 9, 11), 1003: (5,), 1004: (7, 20)}
 
