@@ -14,8 +14,8 @@ import torch
 from flwr.app import Message
 from torch import nn
 
+import fedmoe.flower.contract as contract
 import fedmoe.flower.recorder as recorder
-import fedmoe.flower.strategy as strategy
 from fedmoe.data.population import build_population
 from fedmoe.flower.local_grid import LocalGrid
 from fedmoe.recording.checkpoints import load_checkpoint
@@ -161,7 +161,7 @@ def test_the_number_of_nodes_changes_no_byte(tmp_path: Path, seed: int, kind: st
     config = small_config(seed=seed) | KINDS[kind]
     runs, sums = [], []
     for nodes, grid in ((1, LocalGrid), (2, LocalGrid), (4, BackwardsGrid)):
-        with mock.patch.object(strategy, "merge_sums", wraps=strategy.merge_sums) as merge:
+        with mock.patch.object(contract, "merge_sums", wraps=contract.merge_sums) as merge:
             runs.append(
                 run_small(tmp_path / str(nodes), nodes=nodes, grid=grid, settings=config, home=tmp_path / "home")
             )
