@@ -1,6 +1,6 @@
 """FedJETs: experts and gate trained jointly, the gate on the embedding of a frozen common expert."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -62,20 +62,25 @@ class FedJETs(ExpertStrategy):
         """Returns M."""
         return settings.experts.num
 
+    def anchors(self) -> Mapping[int, int]:
+        """Returns the anchors, and the expert of each: clients that are known to hold one label group, or domain."""
+        return self.federation.population.anchors
+
     def sample(self, round_num: int, clients: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
         """Returns `anchors-per-round` anchors and, to make up `per-round`, normal clients, both by lot."""
-        settings, population = self.federation.settings.clients, self.federation.population
-        anchors = sample_clients(sorted(population.anchors), settings.anchors_per_round, rng)
-        normal = sample_clients(population.normal, settings.per_round - settings.anchors_per_round, rng)
-        return (*anchors, *normal)
+        settings, known = self.federation.settings.clients, self.anchors()
+        others = [client for client in clients if client not in known]
+        anchors = sample_clients(sorted(known), settings.anchors_per_round, rng)
+        return (*anchors, *sample_clients(others, settings.per_round - settings.anchors_per_round, rng))
 
     def ranked(self, clients: Sequence[int]) -> Sequence[int]:
         """Returns the normal clients: an anchor knows its expert."""
-        return [client for client in clients if client not in self.federation.population.anchors]
+        known = self.anchors()
+        return [client for client in clients if client not in known]
 
     def assign(self, round_num: int, rankings: Rankings, rng: np.random.Generator) -> Assignment:
         """Returns an anchor's own expert, and a normal client's K best."""
-        anchors, k = self.federation.population.anchors, self.federation.settings.experts.top_k
+        anchors, k = self.anchors(), self.federation.settings.experts.top_k
         return {
             client: (anchors[client],) if client in anchors else top_k(scores, k, rng)
             for client, scores in rankings.items()
@@ -84,13 +89,12 @@ class FedJETs(ExpertStrategy):
     def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
         """Returns an anchor's two separate losses, or a normal client's joint loss."""
         mixture = Term("mixture", {"output": self.output, "renormalise": self.renormalise})
-        anchor = client_id in self.federation.population.anchors
-        objective = (Term("anchor", {"gate_labels": self.anchor_gate_labels}),) if anchor else (mixture,)
+        anchor = Term("anchor", {"gate_labels": self.anchor_gate_labels})
         return ClientJob(
             client_id=client_id,
             round_num=round_num,
             experts=held,
-            objective=objective,
+            objective=(anchor if client_id in self.anchors() else mixture,),
             gate=True,
             weighting=self.weighting,
         )

@@ -91,7 +91,7 @@ class FedPrints(ExpertStrategy):
 
     def begin(self, round_num: int, state: ServerState) -> ServerState:
         """Returns the state with groups and gate, which the first round finds, and a group for each newcomer."""
-        prints = {client: self._print(numbers) for client, numbers in self.rankings.items()}
+        prints = {client: ClientPrint.from_numbers(numbers) for client, numbers in self.rankings.items()}
         if GROUPS not in state.extras:
             return self._grouped(state, prints)
         groups = state.extras[GROUPS].copy()
@@ -147,6 +147,3 @@ class FedPrints(ExpertStrategy):
     def _width(self) -> int:
         assert self.state.gate is not None
         return self.state.gate.size // self.num_experts - 1
-
-    def _print(self, numbers: Sequence[float]) -> ClientPrint:
-        return ClientPrint.from_numbers(numbers, self._width())

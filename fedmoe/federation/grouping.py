@@ -3,6 +3,7 @@
 Shapes: S clients, D features of a fingerprint, G groups found, M experts in the pool.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ ALONE = 1.0  # a ratio that counts whatever comes after it: clients differ by mo
 
 @dataclass(frozen=True)
 class ClientPrint:
-    """What a client says of its fingerprints, once.
+    """What a client says of its fingerprints, or of its embeddings, once.
 
     Attributes:
         mean_D: their mean.
@@ -49,9 +50,11 @@ class ClientPrint:
         return width + width * (width + 1) // 2 + 1
 
     @classmethod
-    def from_numbers(cls, numbers: Sequence[float], width: int) -> "ClientPrint":
+    def from_numbers(cls, numbers: Sequence[float]) -> "ClientPrint":
         """Returns what `numbers` made numbers of."""
         values = np.asarray(numbers, dtype=np.float64)
+        # the inverse of `values_of`
+        width = (math.isqrt(8 * len(values) + 1) - 3) // 2
         covariance_DD = np.zeros((width, width))
         rows, columns = np.triu_indices(width)
         covariance_DD[rows, columns] = covariance_DD[columns, rows] = values[width:-1]

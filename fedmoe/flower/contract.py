@@ -44,7 +44,8 @@ class Contract:
         has_gate: whether it trains and serves with a gate.
         gate: the gate's name; empty: as the settings' `gate.name` says.
         ranks_by: what clients rank experts by: `"gate"`, `"loss"` (IFCA), `"likelihood"` (their shares of the experts,
-            as FedEM's), `"fingerprint"` (their scores are the numbers of their `ClientPrint`), or `"none"`.
+            as FedEM's), `"fingerprint"` or `"embedding"` (their scores are the numbers of their `ClientPrint`, of the
+            one or the other), or `"none"`.
         merges: what comes back: `"sums"` over a node's clients, or every client's `"updates"` (median, clustering).
         init: where the pool starts: `"random"`, `"common"`, or `""`: as the settings' `experts.init` says.
         federation: what it is bound to, from `bind` on.
@@ -89,7 +90,11 @@ class Contract:
 
     def ranked(self, clients: Sequence[int]) -> Sequence[int]:
         """Returns those of a round's clients that are asked to rank the experts: by default all, if anything ranks."""
-        return clients if self.ranks_by != "none" else ()
+        return clients if self.query() != "none" else ()
+
+    def query(self) -> str:
+        """Returns what clients rank by in the round at hand, where it is not the same in all: by default `ranks_by`."""
+        return self.ranks_by
 
     def begin(self, round_num: int, state: ServerState) -> ServerState:
         """Returns the state that the round starts from, once `rankings` are there. By default: the last one's."""

@@ -97,8 +97,8 @@ class Node:
 
         def scores(clients: Sequence[int]) -> list[list[float]]:
             ids = [self.population.shards[client] for client in clients]
-            if order["by"] == "fingerprint":
-                prints = [self.store.gate_input(some, "fingerprint") for some in ids]
+            if order["by"] in ("fingerprint", "embedding"):
+                prints = [self.store.gate_input(some, order["by"]) for some in ids]
                 return [print_of(own.cpu().numpy()).numbers() for own in prints]
             if order["by"] != "gate":
                 by = {"loss": loss_scores, "likelihood": mixture_shares}[order["by"]]

@@ -55,7 +55,7 @@ class ExpertStrategy(Contract, Strategy):
             self._roster = call_roster(grid)
         rng = numpy_stream(self.federation.settings.seed, "round", server_round, "server")
         clients = tuple(self.sample(server_round, self.federation.population.training, rng))
-        self._asked = tuple(self.ranked(clients))
+        self._asked, self._by = tuple(self.ranked(clients)), self.query()
         self.rankings, self._failures = self._rank(server_round, self._asked, self.state, grid)
         self.state = state = self.begin(server_round, self.state)
         lost = {failure.client_id for failure in self._failures}
@@ -220,7 +220,7 @@ class ExpertStrategy(Contract, Strategy):
         if not asked or self._roster is None:
             return {}, []
         orders = rank_orders(
-            self.federation, self._roster, round_num, asked, state, self.ranks_by, self.serving().aggregation
+            self.federation, self._roster, round_num, asked, state, self._by, self.serving().aggregation
         )
         contents = {node_id: content for node_id, (_, content) in orders.items()}
         patience = self.federation.settings.clients.timeout
@@ -229,9 +229,7 @@ class ExpertStrategy(Contract, Strategy):
 
     def _line(self, round_num: int, loss: float, seconds: Mapping[str, float | None]) -> dict[str, Any]:
         """Returns the round's line in `rounds.jsonl`."""
-        sent = self.federation.ledger.round(
-            self._jobs, self._asked, self.rankings, self.ranking_indices(), self.ranks_by
-        )
+        sent = self.federation.ledger.round(self._jobs, self._asked, self.rankings, self.ranking_indices(), self._by)
         load = [0] * self.num_experts
         for held in self._assignment.values():
             for expert_id in held:

@@ -25,6 +25,7 @@ TITLES = {
     "fedem": "FedEM",
     "fedjets": "FedJETs",
     "fedjets adam": "FedJETs with Adam",
+    "fedjets found": "FedJETs, anchors found",
     "fedmix": "FedMix",
     "fedprints": "FedPrints",
     "fedprox": "FedProx",

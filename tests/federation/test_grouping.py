@@ -183,7 +183,7 @@ def test_a_print_is_mean_and_covariance_and_travels_as_numbers(num: int) -> None
     np.testing.assert_allclose(own.covariance_DD, wanted, atol=1e-12)
     numbers = own.numbers()
     assert len(numbers) == ClientPrint.values_of(5)
-    back = ClientPrint.from_numbers(numbers, 5)
+    back = ClientPrint.from_numbers(numbers)
     np.testing.assert_allclose(back.mean_D, own.mean_D, rtol=1e-6)
     np.testing.assert_allclose(back.covariance_DD, own.covariance_DD, rtol=1e-6, atol=1e-30)
     assert back.num == num
