@@ -68,7 +68,8 @@ def batch_predictions(
     held_GK = by_lot_M[scores_GM[:, by_lot_M].argsort(dim=1, descending=True, stable=True)[:, : serving.top_k]]
     held_BK = held_GK[torch.arange(len(rows_B)) // size]
     logits_KBC = torch.stack([own.outputs[i] for i in range(num_experts)])[held_BK.T, rows_B]
-    return predictions_of(logits_BM.gather(1, held_BK), logits_KBC, serving.output, serving.answer)
+    common_BC = None if own.common_BC is None else own.common_BC[rows_B]
+    return predictions_of(logits_BM.gather(1, held_BK), logits_KBC, serving, common_BC)
 
 
 def batch_accuracies(

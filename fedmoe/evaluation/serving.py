@@ -18,6 +18,7 @@ class Serving:
             predicts.
         answer: what `zero_shot` tells, the method's own way to predict: each sample by its `"best"` held expert, or by
             the `"mixture"` of the held ones (which has no figure of its own then).
+        common_vote: share of the common expert's probabilities in every prediction, in [0, 1).
         private: which of a job's `PARTS` a training client has of its own, when it is tested.
         fine_tuning: epochs that a training client trains the one model on its own samples, when it is tested; 0: none.
         hindsight: also measure every expert on every client (costs M/K times the work): `best_expert` and the expert x
@@ -30,6 +31,7 @@ class Serving:
     output: str = "probability"
     by: str = "gate"
     answer: str = "best"
+    common_vote: float = 0.0
     private: tuple[str, ...] = ()
     fine_tuning: int = 0
     hindsight: bool = False

@@ -64,6 +64,7 @@ def serve_clients(
     train_prior_C: Tensor,
     ties: Sequence[np.random.Generator],
     orders: Sequence[NDArray[np.int64]] = (),
+    common: Sequence[Tensor | None] = (),
 ) -> list[ClientResult]:
     """Returns how each client fares: ranking on its unlabelled inputs, K experts for it, the best one for each sample.
 
@@ -83,6 +84,7 @@ def serve_clients(
         train_prior_C: label prior of the training population, for the correction.
         ties: what breaks ties in each client's ranking.
         orders: of each client's samples, in which they come in the cold start; needed where there is one.
+        common: the common expert's logits_BC of each client's samples, on the CPU; needed where it has a vote.
     """
     started = time.perf_counter()
     logits, scores, outputs = rank_experts(gate, load_expert, num_experts, clients, serving)
@@ -90,8 +92,9 @@ def serve_clients(
     held = [best_first(own, each)[: serving.top_k] for own, each in zip(scores, lots, strict=True)]
     outputs = outputs or expert_logits(load_expert, held, clients)
     labels = [own.y.cpu() for own in clients]
-    answers = [Answers(*own) for own in zip(held, scores, logits, outputs, labels, strict=True)]
-    predictions = [predictions_of(*own.of_held(), serving.output, serving.answer) for own in answers]
+    votes = common or [None] * len(clients)
+    answers = [Answers(*own) for own in zip(held, scores, logits, outputs, labels, votes, strict=True)]
+    predictions = [predictions_of(*own.of_held(), serving, own.common_BC) for own in answers]
     accuracies = accuracies_of(predictions, labels, train_prior_C)
     seconds = (time.perf_counter() - started) / len(clients)
     if serving.hindsight or serving.cold_start:

@@ -250,7 +250,8 @@ class Node:
         ties = [ties_of(seed, round_num, client) for client in clients]
         orders = [cold_order(client, len(own), seed) for client, own in zip(clients, ids, strict=True)]
         load = self._loaded(state.experts)
-        return serve_clients(gate, load, num_experts, samples, serving, train_prior_C, ties, orders)
+        common = [self.store.common_logits(own).cpu() for own in ids] if serving.common_vote else ()
+        return serve_clients(gate, load, num_experts, samples, serving, train_prior_C, ties, orders, common)
 
     def together(self, clients: Sequence[int], num_experts: int) -> list[Sequence[int]]:
         """Returns the clients in chunks that are ranked or served at once, as many as memory shall hold."""

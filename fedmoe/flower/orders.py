@@ -144,6 +144,7 @@ def evaluate_orders(
         serving,
         hindsight=(serving.hindsight or last) and len(state.experts) > 1,
         cold_start=settings.evaluate.cold_start_sizes if last else (),
+        common_vote=settings.evaluate.common_vote,
     )
 
     def order(cohort: Sequence[int]) -> RecordDict:

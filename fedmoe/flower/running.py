@@ -92,7 +92,8 @@ def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
         if strategy.has_gate:
             gate = preparation.initial_gate(size, strategy.gate)
             reads.add(gate_class(strategy.gate or preparation.settings.gate.name).reads)
-    common = vector_size(preparation.common.expert) if reads & {"embedding", "fingerprint"} else 0
+    needed = reads & {"embedding", "fingerprint"} or preparation.settings.evaluate.common_vote
+    common = vector_size(preparation.common.expert) if needed else 0
     if "fingerprint" in reads:
         common += preparation.store.fingerprints.explained_CD.size
     return Ledger(

@@ -85,7 +85,7 @@ def serve_batch(trained: Trained, store: SampleStore, scratch: Expert, batch: Ba
     with _timed(seconds, "predict"):
         outputs = outputs or expert_logits(load, [held], [batch.samples])
         answers = Answers(held, scores, logits_BM, outputs[0], batch.samples.y.cpu())
-        found = predictions_of(*answers.of_held(), serving.output, serving.answer)
+        found = predictions_of(*answers.of_held(), serving, batch.common_BC)
     with _timed(seconds, "correct"):
         ways = _ways(trained, batch.common_BC, found)
     return Personalized(

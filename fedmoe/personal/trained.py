@@ -1,7 +1,7 @@
 """One method of a run as its newest checkpoint has it: how it serves, and where its weights stand."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -142,7 +142,7 @@ def _serving(method: Method, preparation: Preparation, folder: RunFolder, ledger
     """Returns how the method serves an unseen client, and whether it has a gate."""
     strategy, settings = method.strategy, preparation.settings
     if not isinstance(strategy, ExpertStrategy):
-        return Serving(top_k=1), False  # one model, as the run tests it
+        return Serving(top_k=1, common_vote=settings.evaluate.common_vote), False  # one model, as the run tests it
     place = place_of(method, folder)
     strategy.bind(
         Federation(
@@ -154,7 +154,7 @@ def _serving(method: Method, preparation: Preparation, folder: RunFolder, ledger
             states=str(place.states),
         )
     )
-    return strategy.serving(), strategy.has_gate
+    return replace(strategy.serving(), common_vote=settings.evaluate.common_vote), strategy.has_gate
 
 
 def _remarks(method: Method, serving: Serving, num_experts: int, has_gate: bool) -> list[str]:

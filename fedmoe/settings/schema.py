@@ -158,6 +158,9 @@ class EvaluateSettings:
     cold_start: str = setting(
         "", "numbers of samples, as '1,10,100': unseen clients are also tested with only so many at a time; empty: not"
     )
+    common_vote: float = setting(
+        0.0, "share of the common expert's probabilities in every prediction of every method", low=0, below=1
+    )
     baselines: str = setting("", "strategies trained beside it on the same data, as 'fedavg,fedprox'")
 
     @property

@@ -40,6 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "common-expert.model": "mlp",
         "evaluate.baselines": "fedavg,fedem",
     },
+    "the common expert has a vote": {"evaluate.common-vote": 0.4, "evaluate.baselines": "fedavg,fedem"},
     "a plain Flower strategy": {"strategy.name": "flwr.serverapp.strategy:FedAvg", "evaluate.ema": 0.5},
 }
 CASES = [(kind, 0) for kind in KINDS] + [(kind, seed) for kind in list(KINDS)[:2] for seed in (1, 2)]
