@@ -25,6 +25,7 @@ TITLES = {
     "fedem": "FedEM",
     "fedjets": "FedJETs",
     "fedjets adam": "FedJETs with Adam",
+    "fedjets avgm": "FedJETs with momentum",
     "fedjets found": "FedJETs, anchors found",
     "fedmix": "FedMix",
     "fedprints": "FedPrints",

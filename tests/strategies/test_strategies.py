@@ -84,6 +84,7 @@ STRATEGIES = {
         ),
     ),
     "fedjets_adam": Row(pool=3, held=2, wrong=({"rate": -1.0}, {"output": "vote"}), others=({"output": "logit"},)),
+    "fedjets_avgm": Row(pool=3, held=2, wrong=({"momentum": 1.0}, {"output": "vote"}), others=({"output": "logit"},)),
     "fedjets_found": Row(
         pool=3,
         held=2,

@@ -102,6 +102,18 @@ def test_fedjets_with_adam_steps_gate_and_experts_by_what_they_were_held(tmp_pat
     assert int(extras["steps/gate"][0]) == ROUNDS
 
 
+def test_fedjets_without_momentum_on_the_server_is_fedjets(tmp_path: Path) -> None:
+    one, _ = run(tmp_path / "m", "fedjets_avgm", strategy__fedjets_avgm__momentum=0.0)
+    two, _ = run(tmp_path / "a", "fedjets")
+    other, _ = run(tmp_path / "b", "fedjets_avgm", strategy__fedjets_avgm__momentum=0.5)
+    first, second, moved = newest_state(one), newest_state(two), newest_state(other)
+    pairs = zip((first.gate, *first.experts), (second.gate, *second.experts), strict=True)
+    for mine, theirs in pairs:
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+    assert not np.allclose(moved.experts[0], second.experts[0], atol=1e-3)
+    assert {"velocity/gate", *(f"velocity/expert/{i}" for i in range(len(moved.experts)))} >= moved.extras.keys()
+
+
 # ---- pools ---------------------------------------------------------------------------------------
 
 
