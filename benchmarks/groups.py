@@ -104,7 +104,9 @@ def told(found: Groups, prints: Prints) -> NDArray[np.int64]:
 def nearest(prints: Prints, preparation: Preparation, groups: int, seed: int) -> NDArray[np.int64]:
     """Returns the nearest centre of plain k-means on the mean fingerprints, its number of groups given."""
     means = np.stack([prints[client].mean_D for client in sorted(prints)])
-    _, centres = clustered(means[: preparation.population.num_training], groups, seed)
+    clients = preparation.population.num_training
+    sizes = np.array([prints[client].num for client in range(clients)])
+    _, centres = clustered(means[:clients], sizes, groups, seed)
     closest: NDArray[np.int64] = ((means[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
     return closest
 
@@ -121,7 +123,10 @@ def table_rows(results: Sequence[Found]) -> list[list[str]]:
             agreement = np.mean([found.agreement[variant] for found in own])
             cells.append(f"{span} ({agreement:.2f})" if own[0].true > 1 else span)
         telling = [found.ratios[found.axes - 1] for found in own if found.axes]
-        cells += [f"{min(telling):.2f}" if telling else "-", f"{max(found.ratios[found.axes] for found in own):.2f}"]
+        cells += [
+            f"{min(telling):.2f}" if telling else "-",
+            f"{max((*found.ratios, 0.0)[found.axes] for found in own):.2f}",
+        ]
         rows.append(cells)
     return rows
 

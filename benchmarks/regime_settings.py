@@ -6,7 +6,6 @@ from typing import Any
 
 from benchmarks.regime_grid import Part
 from fedmoe.flower.local_run import given_keys, read_config
-from fedmoe.sweep.grid import points_of
 
 __all__ = ["SIMULATION", "config_of", "seeds_of"]
 
@@ -28,7 +27,14 @@ def config_of(part: Part, more: Sequence[str]) -> dict[str, Any]:
 def seeds_of(text: str) -> list[int]:
     """Returns the seeds that a text names.
 
+    Raises:
+        ValueError: it is no number, and no range that goes upwards.
+
     >>> seeds_of("10..12"), seeds_of("7")
     ([10, 11, 12], [7])
     """
-    return [int(seed) for point in points_of([f"seed={text}"]) for _, seed in point.settings]
+    first, _, last = text.partition("..")
+    seeds = list(range(int(first), int(last or first) + 1))
+    if not seeds:
+        raise ValueError(f"seeds must be a number or a range that goes upwards, as 10..14, got '{text}'")
+    return seeds

@@ -34,6 +34,7 @@ class FedAvgM(ExpertStrategy):
 
     def check(self, settings: Settings) -> None:
         """Refuses BatchNorm, whose variances a server's step could make negative."""
+        super().check(settings)
         no_batch_norm(settings)
 
     def merge(self, round_num: int, state: ServerState, updates: Replies) -> ServerState:

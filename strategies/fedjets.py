@@ -58,6 +58,16 @@ class FedJETs(ExpertStrategy):
                     f"strategy.fedjets.{name} must be one of {', '.join(allowed)}, got '{getattr(self, name)}'"
                 )
 
+    def check(self, settings: Settings) -> None:
+        """Refuses anchors that nobody deals."""
+        super().check(settings)
+        if settings.clients.anchors_per_round and not settings.clients.deal_anchors:
+            raise SettingsError(
+                f"fedjets trains the anchors that it is told, got clients.anchors-per-round="
+                f"{settings.clients.anchors_per_round} and clients.deal-anchors=false; hint: "
+                "strategy.name='fedjets_found' finds anchors itself"
+            )
+
     def pool_size(self, settings: Settings) -> int:
         """Returns M."""
         return settings.experts.num

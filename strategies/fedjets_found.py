@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from fedmoe.federation.assignment import Assignment, Rankings
 from fedmoe.federation.grouping import ClientPrint
 from fedmoe.federation.sampling import sample_clients
 from fedmoe.federation.state import ServerState
-from fedmoe.federation.vertices import vertices, whitened_means
+from fedmoe.federation.vertices import purest
 from fedmoe.seeding import numpy_stream
 from fedmoe.settings import Settings
 from strategies.fedjets import FedJETs
@@ -28,7 +28,9 @@ class FedJETsFound(FedJETs):
     fedmoe's own. In the first round clients send the mean and the covariance of their embeddings. A client that holds
     two label groups (or domains) has a mean between those of clients that hold one: the M clients at the corners of the
     simplex that the means fill, in axes in which samples vary alike, are the purest (`vertices`), and become the
-    anchors, an expert each. From the second round on it is FedJETs; in the first, clients train experts by lot.
+    anchors, an expert each. Clients with less than half of the median of samples are left out, for chance alone moves
+    their means. From the second round on it is FedJETs; in the first, clients train experts by lot. What the run calls
+    anchors (`clients.deal-anchors`) is not looked at.
 
     Attributes:
         census: clients that are asked for their embeddings, by lot; 0: all. Anchors are found among them.
@@ -38,6 +40,8 @@ class FedJETsFound(FedJETs):
     census: int = 200
     init: str = ""
 
+    ranks_by: ClassVar[str] = "embedding"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         # whether the round at hand is the one that finds the anchors
@@ -46,7 +50,12 @@ class FedJETsFound(FedJETs):
             raise SettingsError(f"strategy.fedjets_found.census must be 0 (all) or more, got {self.census}")
 
     def check(self, settings: Settings) -> None:
-        """Refuses a census that is smaller than the pool."""
+        """Refuses a census that is smaller than the pool, and no anchors at all."""
+        if not settings.clients.anchors_per_round:
+            raise SettingsError(
+                "fedjets_found finds anchors to train them, got clients.anchors-per-round=0; hint: 1 or more, or "
+                "strategy.name='fedjets'"
+            )
         asked = min(self.census or settings.clients.num, settings.clients.num)
         if asked < settings.experts.num:
             raise SettingsError(
@@ -61,7 +70,7 @@ class FedJETsFound(FedJETs):
 
     def query(self) -> str:
         """Returns `embedding` in the first round, and `gate` from then on."""
-        return "embedding" if self._finding else "gate"
+        return self.ranks_by if self._finding else "gate"
 
     def sample(self, round_num: int, clients: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
         """Returns anchors and normal clients; in the first round, `per-round` clients by lot."""
@@ -71,14 +80,14 @@ class FedJETsFound(FedJETs):
         return sample_clients(clients, self.federation.settings.clients.per_round, rng)
 
     def ranked(self, clients: Sequence[int]) -> Sequence[int]:
-        """Returns the normal clients; in the first round, those of the census."""
+        """Returns the normal clients; in the first round, those of the census, be they in the round or not."""
         if not self._finding:
             return super().ranked(clients)
         everyone = self.federation.population.training
         if not self.census or self.census >= len(everyone):
             return everyone
         stream = numpy_stream(self.federation.settings.seed, "fedjets_found", "census")
-        return sorted({*clients, *sample_clients(everyone, self.census, stream)})
+        return sorted(sample_clients(everyone, self.census, stream))
 
     def begin(self, round_num: int, state: ServerState) -> ServerState:
         """Returns the state with the anchors, which the first round finds."""
@@ -89,9 +98,7 @@ class FedJETsFound(FedJETs):
                 f"fedjets_found needs the embeddings of {self.num_experts} clients at least, got {len(self.rankings)}; "
                 "hint: the first failure of the ranking query stands in the log"
             )
-        clients = sorted(self.rankings)
-        prints = [ClientPrint.from_numbers(self.rankings[client]) for client in clients]
-        found = [clients[row] for row in vertices(whitened_means(prints), self.num_experts)]
+        found = purest({c: ClientPrint.from_numbers(self.rankings[c]) for c in sorted(self.rankings)}, self.num_experts)
         return replace(state, extras={**state.extras, ANCHORS: np.array(found, dtype=np.int64)})
 
     def assign(self, round_num: int, rankings: Rankings, rng: np.random.Generator) -> Assignment:

@@ -172,7 +172,7 @@ def _anchors(
 ) -> tuple[Ids, ...]:
     """Returns each anchor's samples; nothing where the settings ask for no anchors."""
     clients, num = settings.clients, settings.experts.num
-    if clients.anchors_per_round == 0:
+    if not clients.has_anchors:
         return ()
     num_groups = int((group_N if by_domain else y_N).max()) + 1
     if by_domain and num != num_groups:
@@ -207,7 +207,7 @@ def _deal(
         labels_N=dataset.y_N,
         train_ids=rest,
         test_ids=np.arange(dataset.num_train, len(dataset.y_N)),
-        num_clients=clients.num - (settings.experts.num if clients.anchors_per_round else 0),
+        num_clients=clients.num - (settings.experts.num if clients.has_anchors else 0),
         num_unseen=clients.unseen,
         num_classes=len(dataset.class_names),
         groups=groups,

@@ -1,11 +1,13 @@
 """Which label prior a model was trained under: what prior correction by EM divides by."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedmoe.data.population import Population
 
-__all__ = ["federated_prior", "public_prior"]
+__all__ = ["federated_prior", "public_prior", "voted_prior"]
 
 
 def federated_prior(population: Population, logit_adjustment: bool) -> NDArray[np.float64]:
@@ -25,3 +27,8 @@ def public_prior(population: Population) -> NDArray[np.float64]:
     counts = np.bincount(population.labels_N[population.public_ids], minlength=population.num_classes)
     prior: NDArray[np.float64] = counts / counts.sum()
     return prior
+
+
+def voted_prior(prior_C: Tensor, population: Population, share: float) -> Tensor:
+    """Returns the prior behind predictions in which the common expert has a vote: of both priors, weighted alike."""
+    return prior_C if share == 0 else (1 - share) * prior_C + share * torch.from_numpy(public_prior(population))

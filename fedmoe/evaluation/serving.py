@@ -18,7 +18,8 @@ class Serving:
             predicts.
         answer: what `zero_shot` tells, the method's own way to predict: each sample by its `"best"` held expert, or by
             the `"mixture"` of the held ones (which has no figure of its own then).
-        common_vote: share of the common expert's probabilities in every prediction, in [0, 1).
+        common_vote: share of the common expert's probabilities in every prediction, in [0, 1); the run fills it in, as
+            `evaluate.common-vote` says. `best_expert` and the expert x class accuracies have no vote.
         private: which of a job's `PARTS` a training client has of its own, when it is tested.
         fine_tuning: epochs that a training client trains the one model on its own samples, when it is tested; 0: none.
         hindsight: also measure every expert on every client (costs M/K times the work): `best_expert` and the expert x

@@ -95,9 +95,10 @@ def find_groups(prints: Mapping[int, ClientPrint], most: int, threshold: float, 
     """Returns the groups: one more than there are directions that tell clients apart.
 
     Fisher's discriminant analysis with the clients as classes: directions v that make `v B v / v W v` stationary, B
-    the covariance of the clients' means, W their pooled covariance. What chance alone reaches (`chance_ratio`) is
-    taken off. G groups whose means are in general position span G - 1 directions, so G - 1 ratios stand out
-    (`telling`); in those directions the clients are clustered by k-means. A client of fewer than 10 samples has no say.
+    the covariance of the clients' means, each weighted by how many samples it has, W their pooled covariance. What
+    chance alone reaches (`chance_ratio`) is taken off. G groups whose means are in general position span G - 1
+    directions, so G - 1 ratios stand out (`telling`); in those directions the clients are clustered by k-means. A
+    client of fewer than 10 samples has no say.
 
     Args:
         prints: by client id; two clients at the least.
@@ -116,19 +117,21 @@ def find_groups(prints: Mapping[int, ClientPrint], most: int, threshold: float, 
         clients = sorted(prints)
     mean_SD = np.stack([prints[client].mean_D for client in clients])
     within_DD = pooled([prints[client] for client in clients])
-    chance = chance_ratio([prints[client].num for client in clients], mean_SD.shape[1])
-    origin_D = mean_SD.mean(axis=0)
-    between_DD = np.atleast_2d(np.cov(mean_SD.T, bias=True))
+    size_S = np.array([prints[client].num for client in clients])
+    chance = chance_ratio(size_S.tolist(), mean_SD.shape[1])
+    origin_D = np.average(mean_SD, axis=0, weights=size_S)
+    between_DD = np.atleast_2d(np.cov(mean_SD.T, bias=True, aweights=size_S))
     found, axes_DD = eigh(between_DD, within_DD)  # ascending; in the axes the within-covariance is the identity
     ratios = found[::-1] - chance
-    axes = telling(ratios, most, max(threshold, chance), gap)
+    # Beyond the rank of B there is nothing to tell, and no drop to be seen.
+    axes = telling(ratios[: len(clients) - 1], most, max(threshold, chance), gap)
     kept = tuple(float(ratio) for ratio in ratios[:most])
     weight_MD, bias_M = np.zeros((most, mean_SD.shape[1])), np.full(most, NEVER)
     if axes == 0:
         bias_M[0] = 0.0
         return Groups(dict.fromkeys(sorted(prints), 0), kept, weight_MD, bias_M)
     project_DG = axes_DD[:, ::-1][:, :axes]
-    group_S, centre_GG = clustered((mean_SD - origin_D) @ project_DG, axes + 1, seed)
+    group_S, centre_GG = clustered((mean_SD - origin_D) @ project_DG, size_S, axes + 1, seed)
     weight_MD[: axes + 1] = centre_GG @ project_DG.T
     bias_M[: axes + 1] = -(centre_GG**2).sum(axis=1) / 2 - weight_MD[: axes + 1] @ origin_D
     of = {client: int(np.argmax(weight_MD @ own.mean_D + bias_M)) for client, own in prints.items()}
@@ -139,15 +142,15 @@ def telling(ratios_D: NDArray[np.float64], most: int, threshold: float, gap: flo
     """Returns how many of the descending ratios stand out, `most` - 1 at the most.
 
     Those before the last gap, that is, up to the last one that is above `threshold` and `gap` times the next; label
-    skew makes ratios that fall off slowly. Besides those above 1 and `threshold`, gap or not.
+    skew makes ratios that fall off slowly. The last ratio of all has no next one. Besides those above 1 and
+    `threshold`, gap or not.
 
     >>> telling(np.array([22.6, 2.1, 1.2, 0.8, 0.0]), 10, threshold=0.1, gap=2.0)
     4
     >>> telling(np.array([0.12, 0.11, 0.08, 0.07, 0.05]), 10, threshold=0.1, gap=2.0)
     0
     """
-    following_D = np.append(ratios_D[1:], 0.0)
-    stands_D = (ratios_D > threshold) & (ratios_D >= gap * following_D)
+    stands_D = (ratios_D[:-1] > threshold) & (ratios_D[:-1] >= gap * ratios_D[1:])
     last = max(np.flatnonzero(stands_D[: most - 1]), default=-1) + 1
     return int(min(max(last, (ratios_D > max(ALONE, threshold)).sum()), most - 1))
 
@@ -166,9 +169,9 @@ def pooled(prints: Sequence[ClientPrint]) -> NDArray[np.float64]:
 def chance_ratio(sizes: Sequence[int], width: int) -> float:
     """Returns the largest ratio that clients which do not differ reach, for many clients and features.
 
-    The edge of the spectrum of an F matrix (Wachter, Annals of Statistics 8(5), 1980) times the mean of 1/n: a mean of
-    n samples has 1/n of their covariance. Infinity where too few samples are there to know that covariance. With a
-    handful of samples a client the largest ratio scatters widely around this edge.
+    The edge of the spectrum of an F matrix (Wachter, Annals of Statistics 8(5), 1980) over the mean of n: a mean of
+    n samples has 1/n of their covariance, and weighs n. Infinity where too few samples are there to know that
+    covariance. With a handful of samples a client the largest ratio scatters widely around this edge.
 
     >>> round(chance_ratio([400] * 100, 128), 4)
     0.0114
@@ -178,12 +181,14 @@ def chance_ratio(sizes: Sequence[int], width: int) -> float:
         return float("inf")
     between, within = width / clients, width / inside
     edge = ((1 + np.sqrt(between + within - between * within)) / (1 - within)) ** 2
-    return float(edge * np.mean([1 / size for size in sizes]))
+    return float(edge * clients / sum(sizes))
 
 
-def clustered(point_SG: NDArray[np.float64], groups: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Returns each point's cluster and the clusters' centres: k-means, the best of ten starts."""
+def clustered(
+    point_SG: NDArray[np.float64], weight_S: NDArray[np.int64], groups: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Returns each point's cluster and the clusters' centres: weighted k-means, the best of ten starts."""
     from sklearn.cluster import KMeans  # here: it takes seconds to import
 
-    found = KMeans(groups, n_init=10, random_state=seed % 2**32).fit(point_SG)
+    found = KMeans(groups, n_init=10, random_state=seed % 2**32).fit(point_SG, sample_weight=weight_S)
     return found.labels_.astype(np.int64), found.cluster_centers_.astype(np.float64)

@@ -3,14 +3,42 @@
 Shapes: S clients, D features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmoe.errors import RoundError
 from fedmoe.federation.grouping import ClientPrint, pooled
 
-__all__ = ["vertices", "whitened_means"]
+__all__ = ["purest", "vertices", "whitened_means"]
+
+
+def purest(prints: Mapping[int, ClientPrint], num: int) -> list[int]:
+    """Returns the clients at the corners of the simplex that the clients' whitened means fill.
+
+    Clients with less than half of the median of samples are left out, unless too few would be left: their means lie far
+    out by chance.
+
+    Args:
+        prints: by client id.
+        num: how many clients.
+
+    Raises:
+        RoundError: the means do not span enough directions.
+    """
+    least = np.median([own.num for own in prints.values()]) / 2
+    large = {client: own for client, own in prints.items() if own.num >= least}
+    able = large if len(large) >= num else prints
+    clients = sorted(able)
+    try:
+        rows = vertices(whitened_means([able[client] for client in clients]), num)
+    except ValueError as error:
+        raise RoundError(
+            f"{num} clients that differ must be found by their embeddings, and {error}; hint: fewer experts.num, or a "
+            "common expert with a wider embedding"
+        ) from error
+    return [clients[row] for row in rows]
 
 
 def vertices(point_SD: NDArray[np.float64], num: int) -> list[int]:

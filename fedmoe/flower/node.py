@@ -16,6 +16,7 @@ from fedmoe.data.prepared import open_prepared
 from fedmoe.evaluation.attempts import attempt
 from fedmoe.evaluation.chunks import chunks
 from fedmoe.evaluation.outputs import gate_logits
+from fedmoe.evaluation.priors import voted_prior
 from fedmoe.evaluation.ranking import client_scores, loss_scores, mixture_shares
 from fedmoe.evaluation.served import cold_order, lots_of, seen_ids, served_ids, ties_of
 from fedmoe.evaluation.serving import Serving
@@ -250,8 +251,9 @@ class Node:
         ties = [ties_of(seed, round_num, client) for client in clients]
         orders = [cold_order(client, len(own), seed) for client, own in zip(clients, ids, strict=True)]
         load = self._loaded(state.experts)
+        prior_C = voted_prior(train_prior_C, self.population, serving.common_vote)
         common = [self.store.common_logits(own).cpu() for own in ids] if serving.common_vote else ()
-        return serve_clients(gate, load, num_experts, samples, serving, train_prior_C, ties, orders, common)
+        return serve_clients(gate, load, num_experts, samples, serving, prior_C, ties, orders, common)
 
     def together(self, clients: Sequence[int], num_experts: int) -> list[Sequence[int]]:
         """Returns the clients in chunks that are ranked or served at once, as many as memory shall hold."""

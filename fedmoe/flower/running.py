@@ -89,6 +89,7 @@ def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
     size, gate = 1, None
     if isinstance(strategy, ExpertStrategy):
         size = strategy.pool_size(preparation.settings)
+        reads.add(strategy.ranks_by)
         if strategy.has_gate:
             gate = preparation.initial_gate(size, strategy.gate)
             reads.add(gate_class(strategy.gate or preparation.settings.gate.name).reads)

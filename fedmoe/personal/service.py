@@ -16,7 +16,7 @@ from torch import Tensor
 from fedmoe.evaluation.outputs import expert_logits
 from fedmoe.evaluation.predictions import Answers, predictions_of
 from fedmoe.evaluation.prior_em import correct_priors
-from fedmoe.evaluation.priors import federated_prior, public_prior
+from fedmoe.evaluation.priors import federated_prior, public_prior, voted_prior
 from fedmoe.evaluation.zero_shot import rank_experts
 from fedmoe.federation.assignment import top_k
 from fedmoe.federation.ledger import FLOAT_BYTES
@@ -127,7 +127,8 @@ def _gate(trained: Trained, store: SampleStore, fetching: Fetching) -> Gate | No
 def _ways(trained: Trained, common_BC: Tensor, found: Mapping[str, Tensor]) -> dict[str, Way]:
     """Returns every way to predict: the common expert's first, each without and with prior correction."""
     population, settings = trained.preparation.population, trained.preparation.settings
-    own = torch.from_numpy(federated_prior(population, settings.train.logit_adjustment))
+    prior = torch.from_numpy(federated_prior(population, settings.train.logit_adjustment))
+    own = voted_prior(prior, population, trained.serving.common_vote)
     before, after = {"plain": torch.log_softmax(common_BC, dim=1)}, dict(found)
     corrected = [
         *correct_priors(list(before.values()), torch.from_numpy(public_prior(population))),

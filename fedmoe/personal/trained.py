@@ -159,6 +159,11 @@ def _serving(method: Method, preparation: Preparation, folder: RunFolder, ledger
 
 def _remarks(method: Method, serving: Serving, num_experts: int, has_gate: bool) -> list[str]:
     remarks = []
+    if serving.common_vote:
+        remarks.append(
+            f"The common expert has a vote of {serving.common_vote:.0%} in every answer (evaluate.common-vote); the "
+            "expert that is named beside a picture gave the rest."
+        )
     if not isinstance(method.strategy, ExpertStrategy):
         remarks.append(f"{method.name} is a plain Flower strategy: it knows one model, no experts and no gate.")
     if num_experts == 1:

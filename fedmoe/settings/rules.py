@@ -32,7 +32,7 @@ def check_rules(settings: Settings) -> None:
         clients.per_round <= clients.num,
         f"clients.per-round must be at most clients.num ({clients.num}), got {clients.per_round}",
     )
-    normal = clients.num - (experts.num if clients.anchors_per_round else 0)
+    normal = clients.num - (experts.num if clients.has_anchors else 0)
     _require(
         normal >= clients.per_round - clients.anchors_per_round and normal >= 1,
         f"clients.num must leave {max(1, clients.per_round - clients.anchors_per_round)} normal clients beside the "

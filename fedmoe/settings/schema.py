@@ -52,6 +52,9 @@ class ClientsSettings:
     num: int = setting(100, "training clients, anchors among them", low=1)
     per_round: int = setting(10, "clients sampled in a round, anchors among them", low=1)
     anchors_per_round: int = setting(5, "anchor clients sampled in a round; 0: no client is an anchor", low=0)
+    deal_anchors: bool = setting(
+        True, "one client for each expert holds a single label group, or domain, and is known as its anchor"
+    )
     matched_bytes: bool = setting(
         False, "methods other than FedJETs sample as many clients a round as FedJETs' traffic of experts pays for"
     )
@@ -69,6 +72,11 @@ class ClientsSettings:
         3600.0, "seconds that a node has for its work of one round before it counts as dead", above=0
     )
     min_completed: float = setting(0.5, "share of a round's clients that must give a usable update", low=0, high=1)
+
+    @property
+    def has_anchors(self) -> bool:
+        """Returns whether anchors are dealt: some are asked for, and they are not to be found."""
+        return self.deal_anchors and self.anchors_per_round > 0
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,10 @@ class EvaluateSettings:
         "", "numbers of samples, as '1,10,100': unseen clients are also tested with only so many at a time; empty: not"
     )
     common_vote: float = setting(
-        0.0, "share of the common expert's probabilities in every prediction of every method", low=0, below=1
+        0.0,
+        "share of the common expert's probabilities in what every method predicts; best_expert has none",
+        low=0,
+        below=1,
     )
     baselines: str = setting("", "strategies trained beside it on the same data, as 'fedavg,fedprox'")
 

@@ -77,6 +77,7 @@ def test_all_methods_of_a_run_have_it_and_the_common_expert_is_counted_for_each(
     for name in ("fedjets", "fedavg", "flwr_fedavg"):
         assert summary["methods"][name] != alone["methods"][name]
         assert summary["methods"][name]["zero_shot"]["mean"] == pytest.approx(common["plain"]["mean"], abs=0.02)
+        assert summary["methods"][name]["zero_shot_em"]["mean"] == pytest.approx(common["em"]["mean"], abs=0.02)
         assert summary["cold_start"][name]["1000"]["zero_shot"] == summary["methods"][name]["zero_shot"]
         assert summary["bytes"]["by_method"][name]["once"] > 0
     assert alone["bytes"]["by_method"]["fedavg"]["once"] == 0

@@ -1,5 +1,7 @@
 """Laws of grouping clients by fingerprints: planted groups are found, none where there are none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.linalg import eigh
@@ -74,7 +76,9 @@ def test_chance_alone_makes_no_groups_of_clients_of_unequal_sizes(share: float) 
         ([22.6, 2.1, 1.2, 1.1, 0.7, 0.6, 0.4, 0.3, 0.2, 0.15], 4),
         ([22.6, 0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 0.15, 0.1], 1),
         ([0.9, 0.4, 0.35, -0.01], 3),
-        ([0.2], 1),
+        ([0.2], 0),
+        ([0.12, 0.118, 0.115], 0),
+        ([3.0, 2.0], 2),
     ],
 )
 def test_what_stands_out_is_above_the_last_gap_or_above_one(ratios: list[float], axes: int) -> None:
@@ -82,6 +86,23 @@ def test_what_stands_out_is_above_the_last_gap_or_above_one(ratios: list[float],
     assert telling(np.array(ratios), 3, threshold=0.1, gap=2.0) <= 2
     assert telling(np.array(ratios), 10, threshold=50.0, gap=2.0) == 0
     assert telling(np.array(ratios), 1, threshold=0.1, gap=2.0) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("clients", [2, 3, 4, 8])
+def test_a_handful_of_clients_that_do_not_differ_are_one_group(clients: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    prints = {i: print_of(rng.standard_normal((SAMPLES, WIDTH)).astype(np.float32)) for i in range(clients)}
+    assert find_groups(prints, 5, 0.1, 2.0, seed).num == 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_small_client_that_lies_far_out_makes_no_group(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = [400] * CLIENTS + [11]
+    away = [0.2 * rng.standard_normal(WIDTH) for _ in range(CLIENTS)] + [1.5 * rng.standard_normal(WIDTH)]
+    values = [(rng.standard_normal((n, WIDTH)) + a).astype(np.float32) for n, a in zip(sizes, away, strict=True)]
+    assert find_groups({i: print_of(own) for i, own in enumerate(values)}, 5, 0.1, 2.0, seed).num == 1
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -148,14 +169,20 @@ def test_with_fewer_samples_than_features_nothing_is_known() -> None:
     assert chance_ratio([1, 1, 3], 2) == float("inf")
 
 
+@pytest.mark.parametrize("unequal", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_ratios_are_the_generalised_eigenvalues_less_chance(seed: int) -> None:
+def test_the_ratios_are_the_generalised_eigenvalues_less_chance(seed: int, unequal: bool) -> None:
     prints, _ = planted(seed, 3)
-    means = np.stack([prints[client].mean_D for client in sorted(prints)])
-    within = np.mean([own.covariance_DD for own in prints.values()], axis=0)
+    if unequal:
+        prints = {c: replace(own, num=20 + 3 * i) for i, (c, own) in enumerate(sorted(prints.items()))}
+    sizes = [prints[client].num for client in sorted(prints)]
+    means = [prints[client].mean_D for client in sorted(prints)]
+    middle = sum(n * mean for n, mean in zip(sizes, means, strict=True)) / sum(sizes)
+    between = sum(n * np.outer(m - middle, m - middle) for n, m in zip(sizes, means, strict=True)) / sum(sizes)
+    within = sum((own.num - 1) * own.covariance_DD for own in prints.values()) / (sum(sizes) - len(sizes))
     within += RIDGE * np.trace(within) / WIDTH * np.eye(WIDTH)
-    slow = np.sort(np.linalg.eigvals(np.linalg.inv(within) @ np.cov(means.T, bias=True)).real)[::-1]
-    chance = chance_ratio([SAMPLES] * CLIENTS, WIDTH)
+    slow = np.sort(np.linalg.eigvals(np.linalg.inv(within) @ between).real)[::-1]
+    chance = chance_ratio(sizes, WIDTH)
     np.testing.assert_allclose(find_groups(prints, 5, 0.1, 2.0, 0).ratios, (slow - chance)[:5], rtol=1e-6, atol=1e-9)
 
 

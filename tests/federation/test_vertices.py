@@ -5,8 +5,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from fedmoe.errors import RoundError
 from fedmoe.federation.grouping import print_of
-from fedmoe.federation.vertices import vertices, whitened_means
+from fedmoe.federation.vertices import purest, vertices, whitened_means
 
 
 def mixtures(seed: int, corners: int, points: int = 40, width: int = 7) -> tuple[np.ndarray, set[int]]:
@@ -57,6 +58,30 @@ def test_whitened_means_have_the_clients_own_spread_as_their_unit(seed: int) -> 
     white = np.linalg.solve(np.linalg.cholesky(np.mean([np.cov(own.T) for own in values], axis=0)), np.eye(4)).T
     expected = np.stack([own.mean(axis=0) @ white for own in values])
     np.testing.assert_allclose(whitened_means([print_of(own) for own in values]), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("few", [1, 3, 8])
+def test_clients_of_few_samples_are_not_taken_for_pure(seed: int, few: int) -> None:
+    rng = np.random.default_rng(seed)
+    mean_SD, rows = mixtures(seed, 4, points=30, width=12)
+    sizes = [60] * 30 + [few] * 5
+    centre_SD = np.concatenate([6 * mean_SD, 6 * mean_SD[rng.permutation(30)[:5]]])
+    values = [(rng.standard_normal((n, 12)) + c).astype(np.float32) for n, c in zip(sizes, centre_SD, strict=True)]
+    assert set(purest({100 + i: print_of(own) for i, own in enumerate(values)}, 4)) == {100 + row for row in rows}
+
+
+def test_where_too_few_are_large_all_may_be_taken() -> None:
+    rng = np.random.default_rng(0)
+    prints = {i: print_of(rng.standard_normal((n, 3)).astype(np.float32)) for i, n in enumerate((50, 50, 4))}
+    assert sorted(purest(prints, 3)) == [0, 1, 2]
+
+
+def test_an_embedding_that_is_too_narrow_is_told() -> None:
+    rng = np.random.default_rng(0)
+    prints = {i: print_of(rng.standard_normal((9, 1)).astype(np.float32) + i) for i in range(6)}
+    with pytest.raises(RoundError, match=r"3 clients that differ .* span 2 directions, got 1; hint: fewer experts.num"):
+        purest(prints, 3)
 
 
 @pytest.mark.parametrize("num", [0, 4])

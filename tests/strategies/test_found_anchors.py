@@ -9,11 +9,21 @@ import numpy as np
 import pytest
 
 from fedmoe.data.population_cache import open_population
-from fedmoe.errors import RoundError
+from fedmoe.errors import RoundError, SettingsError
 from fedmoe.federation.grouping import ClientPrint
 from fedmoe.flower.local_grid import LocalGrid
+from fedmoe.flower.methods import build_strategy
 from strategies.fedjets_found import ANCHORS
-from tests.small import BackwardsGrid, blobs, newest_bytes, newest_state, rounds_of, run_small, small_config
+from tests.small import (
+    BackwardsGrid,
+    blobs,
+    newest_bytes,
+    newest_state,
+    rounds_of,
+    run_small,
+    small_config,
+    small_settings,
+)
 from tests.strategies.test_fedprints import failing
 
 GOOD_EYES: dict[str, Any] = {"experts__width": 16, "common_expert__epochs": 20}
@@ -70,7 +80,7 @@ def test_its_bytes_are_those_of_fedjets_and_the_prints(tmp_path: Path, census: i
             # embeddings of 16 units
             prints, left = divmod(rest, 4 * ClientPrint.values_of(16))
             assert left == 0
-            assert prints == 12 if census == 0 else census <= prints <= census + len(held)
+            assert prints == (census or 12)
 
 
 @pytest.mark.parametrize(("nodes", "grid"), [(1, LocalGrid), (4, BackwardsGrid)])
@@ -89,6 +99,39 @@ def test_a_resumed_run_keeps_its_anchors(tmp_path: Path) -> None:
     run = run_small(tmp_path, settings=config_of() | {"resume": str(cut_off)}, home=tmp_path / "whole" / "home")
     assert newest_bytes(run) == newest_bytes(whole)
     assert rounds_of(run) == rounds_of(whole)
+
+
+def test_it_needs_no_client_that_was_dealt_as_an_anchor(tmp_path: Path) -> None:
+    run = run_small(tmp_path, settings=config_of(clients__deal_anchors=False, num_server_rounds=4))
+    lines = rounds_of(run)
+    anchors = {client: [expert] for expert, client in enumerate(lines[0]["anchors"])}
+    assert len(anchors) == 3
+    for line in lines[1:]:
+        own = {int(client): held for client, held in line["assignment"].items()}
+        assert {client: held for client, held in own.items() if client in anchors}.items() <= anchors.items()
+        assert len(anchors.keys() & own.keys()) == 2
+    assert not json.loads((run / "partition.json").read_text())["anchors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("fedjets_found", {"clients__anchors_per_round": 0}, "anchors-per-round=0; hint: 1 or more"),
+        ("fedjets_found", {"strategy__fedjets_found__census": 2}, "each of the 3 experts .* got 2"),
+        ("fedjets", {"clients__deal_anchors": False}, "deal-anchors=false; hint: strategy.name='fedjets_found'"),
+        ("fedjets_adam", {"clients__deal_anchors": False}, "deal-anchors=false"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(name: str, changes: dict[str, Any], message: str) -> None:
+    settings = small_settings(strategy__name=name, **changes)
+    with pytest.raises(SettingsError, match=message):
+        build_strategy(name, settings).check(settings)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("gate", ["mlp", "random", "uniform"])
+def test_whoever_embeds_samples_for_it_was_sent_the_common_expert(tmp_path: Path, gate: str) -> None:
+    run = run_small(tmp_path, settings=config_of(gate__name=gate, num_server_rounds=1))
+    assert json.loads((run / "summary.json").read_text())["bytes"]["by_method"]["fedjets_found"]["once"] > 0
 
 
 def test_too_few_answers_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
