@@ -9,7 +9,7 @@ import numpy as np
 from fedmoe.errors import RoundError, SettingsError
 from fedmoe.federation.assignment import Assignment, Rankings
 from fedmoe.federation.grouping import ClientPrint
-from fedmoe.federation.sampling import sample_clients
+from fedmoe.federation.sampling import census_of, sample_clients
 from fedmoe.federation.state import ServerState
 from fedmoe.federation.vertices import purest
 from fedmoe.seeding import numpy_stream
@@ -83,11 +83,8 @@ class FedJETsFound(FedJETs):
         """Returns the normal clients; in the first round, those of the census, be they in the round or not."""
         if not self._finding:
             return super().ranked(clients)
-        everyone = self.federation.population.training
-        if not self.census or self.census >= len(everyone):
-            return everyone
         stream = numpy_stream(self.federation.settings.seed, "fedjets_found", "census")
-        return sorted(sample_clients(everyone, self.census, stream))
+        return census_of(self.federation.population.training, self.census, stream)
 
     def begin(self, round_num: int, state: ServerState) -> ServerState:
         """Returns the state with the anchors, which the first round finds."""

@@ -12,7 +12,7 @@ from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.assignment import Assignment, Rankings
 from fedmoe.federation.grouping import ClientPrint, find_groups
 from fedmoe.federation.job import ClientJob
-from fedmoe.federation.sampling import sample_clients
+from fedmoe.federation.sampling import census_of
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.seeding import derive_seed, numpy_stream
@@ -83,11 +83,9 @@ class FedPrints(ExpertStrategy):
         known = self.state.extras.get(GROUPS)
         if known is not None:
             return [client for client in clients if known[client] == UNKNOWN]
-        everyone = self.federation.population.training
-        if not self.census or self.census >= len(everyone):
-            return everyone
         stream = numpy_stream(self.federation.settings.seed, "fedprints", "census")
-        return sorted({*clients, *sample_clients(everyone, self.census, stream)})
+        asked = census_of(self.federation.population.training, self.census, stream)
+        return asked if len(asked) == self.federation.population.num_training else sorted({*clients, *asked})
 
     def begin(self, round_num: int, state: ServerState) -> ServerState:
         """Returns the state with groups and gate, which the first round finds, and a group for each newcomer."""

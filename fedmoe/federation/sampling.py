@@ -7,7 +7,16 @@ import numpy as np
 from fedmoe.errors import RoundError
 from fedmoe.settings import ClientsSettings
 
-__all__ = ["matched_count", "sample_clients"]
+__all__ = ["census_of", "matched_count", "sample_clients"]
+
+
+def census_of(ids: Sequence[int], count: int, rng: np.random.Generator) -> Sequence[int]:
+    """Returns `count` of the clients by lot, or all of them where there are no more, or `count` is 0.
+
+    >>> census_of(range(3), 5, np.random.default_rng(0))
+    range(0, 3)
+    """
+    return ids if count == 0 or count >= len(ids) else sample_clients(ids, count, rng)
 
 
 def matched_count(clients: ClientsSettings, top_k: int, traffic: int, available: int) -> int:
