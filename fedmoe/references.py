@@ -57,9 +57,12 @@ def load_plugin(kind: str, package: str, reference: str) -> Any:
             f"unknown {kind} '{reference}'; {hint}; or give 'package.module:Attribute' or '/path/file.py:Attribute'"
         )
     module = importlib.import_module(f"{package}.{name}")
-    public = list(module.__all__)
+    public = list(getattr(module, "__all__", ()))
     if len(public) != 1:
-        raise ReferenceError_(f"{kind} '{name}': __all__ of {module.__name__} must hold one name, got {public}")
+        raise ReferenceError_(
+            f"{kind} '{name}': __all__ of {module.__name__} must hold one name, got {public}; hint: "
+            "__all__ = ['YourClass']"
+        )
     return getattr(module, public[0])
 
 

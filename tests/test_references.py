@@ -56,6 +56,12 @@ def test_a_reference_that_leads_nowhere_says_what_is_wrong(reference: str, rule:
         load_plugin("gate", "fedmoe.moe.gates", reference)
 
 
+def test_a_file_that_names_nothing_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("fedmoe.moe.gates.mlp.__all__")
+    with pytest.raises(ReferenceError_, match=r"must hold one name, got \[\]; hint: __all__ = \['YourClass'\]"):
+        load_plugin("gate", "fedmoe.moe.gates", "mlp")
+
+
 def test_an_attribute_of_a_module_is_found() -> None:
     assert load_plugin("gate", "fedmoe.moe.gates", "fedmoe.moe.gates.mlp:MLPGate") is MLPGate
 

@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmoe.errors import SettingsError, nearest_hint
 from fedmoe.flower.preparation import can_start_from
 from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.moe.construction import gate_class
 from fedmoe.references import known_names, load_plugin
 from fedmoe.settings import Settings
 
@@ -55,6 +56,7 @@ def methods_of(settings: Settings) -> list[Method]:
             )
     for method in methods:
         _check_init(method, settings)
+        _check_gate(method, settings)
         if isinstance(method.strategy, ExpertStrategy):
             method.strategy.check(settings)
     unused_tables(settings, methods)
@@ -138,6 +140,18 @@ def build_strategy(reference: str, settings: Settings) -> Strategy:
     except TypeError as error:
         raise SettingsError(f"strategy '{reference}' does not take {arguments}: {error}") from error
     return strategy
+
+
+def _check_gate(method: Method, settings: Settings) -> None:
+    """Refuses a gate that somebody else's strategy sets: nobody would."""
+    strategy = method.strategy
+    if not isinstance(strategy, ExpertStrategy) or not strategy.has_gate or strategy.gate:
+        return
+    if gate_class(settings.gate.name).set_by_strategy:
+        raise SettingsError(
+            f"gate.name must be a gate that {method.name} trains, got '{settings.gate.name}', whose weights come from "
+            "the strategy that brings it; hint: gate.name='mlp'"
+        )
 
 
 def _check_type(key: str, wanted: type, value: Any) -> None:

@@ -76,7 +76,7 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
         main.pool_size(settings) if isinstance(main, ExpertStrategy) else 1,
         (main.gate or settings.gate.name) if isinstance(main, ExpertStrategy) and main.has_gate else "none",
     )
-    header["notes"] += [*_hints(roster, settings), *unused_tables(settings, methods)]
+    header["notes"] += [*_hints(roster, settings), *_vote_note(settings), *unused_tables(settings, methods)]
     if old is not None:
         _check_same_data(old, header)
     else:
@@ -121,6 +121,11 @@ def output_folder(settings: Settings) -> Path:
             "is the SuperLink's, not yours"
         )
     return output
+
+
+def _vote_note(settings: Settings) -> list[str]:
+    share = settings.evaluate.common_vote
+    return [f"The common expert has a vote of {share:.0%} in every prediction of every method."] if share else []
 
 
 def _hints(roster: Roster, settings: Settings) -> list[str]:

@@ -38,9 +38,11 @@ class Gate(nn.Module, ABC):
         reads: what `scores` is given: `"embedding"` (the common expert's, float), `"group"` (one-hot of the sample's
             true label group or domain, which only a control may see), `"fingerprint"` (what of the embedding the
             common expert's belief in the labels does not explain), or `"lot"` (a number by lot for each expert).
+        set_by_strategy: its weights are no training's, but come from the strategy that brings it (`Contract.gate`).
     """
 
     reads: ClassVar[str] = "embedding"
+    set_by_strategy: ClassVar[bool] = False
 
     def __init__(self, spec: GateSpec) -> None:
         super().__init__()

@@ -93,19 +93,24 @@ def compare_runs(paths: Sequence[Path]) -> list[Row]:
 
     Runs that deal data out in different ways may stand side by side, each with its settings in its title.
 
-    What is the same in two groups of runs (the common expert, an equal baseline) stands there once.
+    What is the same in all groups of runs (the common expert, an equal baseline) stands there once.
 
     Raises:
         RunFolderError: a folder is no finished run, a run is there twice, or runs of one seed and of equal settings for
             data and clients differ in partition.
     """
+    tagged = [(tag, row) for tag, members in _groups(paths) for row in _rows_of(members)]
+    first: dict[tuple[str, str], Row] = {}
+    several = set()  # methods whose figures are not the same in all groups
+    for _, row in tagged:
+        same = first.setdefault((row.method, row.prediction), row)
+        if replace(same, seconds=row.seconds) != row:
+            several.add(row.method)
     rows: dict[tuple[str, str], Row] = {}
-    for tag, members in _groups(paths):
-        for row in _rows_of(members):
-            same = rows.get((row.method, row.prediction))
-            if tag and (row.is_main or (same is not None and replace(same, seconds=row.seconds) != row)):
-                row = replace(row, method=f"{row.method} [{tag}]")
-            rows[row.method, row.prediction] = row
+    for tag, row in tagged:
+        own = tag and (row.is_main or row.method in several)
+        titled = replace(row, method=f"{row.method} [{tag}]") if own else row
+        rows.setdefault((titled.method, titled.prediction), titled)
     return list(rows.values())
 
 

@@ -48,7 +48,9 @@ def draw_comparison(paths: Sequence[Path]) -> Figure:
 
 def curves_of(paths: Sequence[Path]) -> dict[str, dict[str, list[Curve]]]:
     """Returns, by method (with the settings in which its runs differ), the curves of its seeds for each prediction."""
-    found: dict[str, dict[str, list[Curve]]] = {}
+    first: dict[str, dict[str, list[Curve]]] = {}
+    several = set()  # methods whose curves are not the same in all groups
+    drawn: list[tuple[str, str, bool, dict[str, list[Curve]]]] = []
     for tag, members in groups_of(paths):
         own: dict[tuple[str, bool], dict[str, list[Curve]]] = {}
         for path in members:
@@ -58,9 +60,13 @@ def curves_of(paths: Sequence[Path]) -> dict[str, dict[str, list[Curve]]]:
                 for variant in ("zero_shot", "zero_shot_em"):
                     by_variant.setdefault(variant, []).append(curve_of(record, method, variant))
         for (title, is_main), curves in own.items():
-            equal = found.get(title, curves) == curves  # a baseline that is the same in two groups is drawn once
-            found[f"{title} [{tag}]" if tag and (is_main or not equal) else title] = curves
-    return found
+            drawn.append((tag, title, is_main, curves))
+            if first.setdefault(title, curves) != curves:
+                several.add(title)
+    return {
+        f"{title} [{tag}]" if tag and (is_main or title in several) else title: curves
+        for tag, title, is_main, curves in drawn
+    }
 
 
 def curve_of(record: RunRecord, method: str, variant: str) -> Curve:

@@ -73,6 +73,8 @@ def test_all_methods_of_a_run_have_it_and_the_common_expert_is_counted_for_each(
     voted = run_small(tmp_path, settings=config | {"evaluate.common-vote": 0.99}, home=tmp_path / "home")
     alone, summary = (json.loads((run / "summary.json").read_text()) for run in (without, voted))
     common = summary["methods"]["common expert"]
+    assert "The common expert has a vote of 99% in every prediction of every method." in summary["notes"]
+    assert not any("vote" in note for note in alone["notes"])
     assert common == alone["methods"]["common expert"]
     for name in ("fedjets", "fedavg", "flwr_fedavg"):
         assert summary["methods"][name] != alone["methods"][name]

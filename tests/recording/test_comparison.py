@@ -59,7 +59,7 @@ def test_seeds_are_put_together_and_other_settings_kept_apart(tmp_path: Path) ->
 def test_baselines_that_differ_are_all_kept_and_tagged(tmp_path: Path) -> None:
     runs = [finished(tmp_path / "a", 0, 0.8), finished(tmp_path / "b", 0, 0.7, gate__name="random")]
     methods = [(row.method, row.accuracies[0]) for row in compare_runs(runs) if row.prediction == "alone"]
-    assert methods == [("Common expert", 0.8), ("Common expert [gate.name=random]", 0.7)]
+    assert methods == [("Common expert [gate.name=mlp]", 0.8), ("Common expert [gate.name=random]", 0.7)]
 
 
 def test_the_terminal_shows_the_tags(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from fedmoe.data.population_cache import open_population
 from fedmoe.errors import RoundError, SettingsError
 from fedmoe.federation.grouping import ClientPrint, telling
 from fedmoe.flower.local_grid import LocalGrid
+from fedmoe.flower.methods import methods_of
 from fedmoe.flower.node import Node
 from strategies.fedprints import GROUPS, RATIOS, UNKNOWN, FedPrints
 from tests.small import (
@@ -163,6 +164,14 @@ def test_a_census_that_nobody_answers_says_so(tmp_path: Path, monkeypatch: pytes
     failing(set(range(12)), monkeypatch)
     with pytest.raises(RoundError, match="needs those of two at least, got 0"):
         run_small(tmp_path, settings=config_of(**DOMAINS))
+
+
+@pytest.mark.parametrize("name", ["fedjets", "fedmix"])
+def test_its_gate_is_no_gate_for_those_who_would_have_to_train_it(name: str) -> None:
+    settings = small_settings(strategy__name=name, gate__name="discriminant")
+    with pytest.raises(SettingsError, match=f"a gate that {name} trains, got 'discriminant'.*hint: gate.name='mlp'"):
+        methods_of(settings)
+    assert methods_of(small_settings(strategy__name="fedprints", gate__name="discriminant"))
 
 
 def test_a_single_client_is_refused_before_anything_runs() -> None:

@@ -17,6 +17,7 @@ class DiscriminantGate(Gate):
     """
 
     reads = "fingerprint"
+    set_by_strategy = True
 
     def __init__(self, spec: GateSpec) -> None:
         super().__init__(spec)
