@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.regime_grid import REGIMES, Regime, parts_of
-from benchmarks.regime_settings import config_of, seeds_of
+from benchmarks.regime_settings import config_of
+from benchmarks.seeds import seeds_of
 from fedmoe.federation.grouping import ClientPrint, Groups, clustered, find_groups, print_of
 from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.settings import from_flat

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.regime_grid import Part
 from fedmoe.flower.local_run import given_keys, read_config
 
-__all__ = ["SIMULATION", "config_of", "seeds_of"]
+__all__ = ["SIMULATION", "config_of"]
 
 SIMULATION = Path(__file__).parent.parent / "simulations" / "fashion_mnist"
 
@@ -22,19 +22,3 @@ def config_of(part: Part, more: Sequence[str]) -> dict[str, Any]:
     _, base = read_config(SIMULATION, ())
     _, given = read_config(SIMULATION, more)
     return {**base, **part.settings, **{key: given[key] for key in given_keys(more)}}
-
-
-def seeds_of(text: str) -> list[int]:
-    """Returns the seeds that a text names.
-
-    Raises:
-        ValueError: it is no number, and no range that goes upwards.
-
-    >>> seeds_of("10..12"), seeds_of("7")
-    ([10, 11, 12], [7])
-    """
-    first, _, last = text.partition("..")
-    seeds = list(range(int(first), int(last or first) + 1))
-    if not seeds:
-        raise ValueError(f"seeds must be a number or a range that goes upwards, as 10..14, got '{text}'")
-    return seeds

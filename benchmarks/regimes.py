@@ -11,8 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.regime_grid import REGIMES, parts_of
-from benchmarks.regime_settings import SIMULATION, config_of, seeds_of
+from benchmarks.regime_settings import SIMULATION, config_of
 from benchmarks.regime_table import Cell, cells_of, draw, markdown, terminal_table, write_csv
+from benchmarks.seeds import seeds_of
 from fedmoe.errors import SweepError
 from fedmoe.flower.devices import usable_cores
 from fedmoe.flower.methods import methods_of
