@@ -35,14 +35,14 @@ def closest(wanted: int, make: Callable[[int], Expert], sizes: range) -> Expert:
 def wider(spec: ExpertSpec) -> Expert:
     """Returns a Mixer of as many blocks as NiNformer has, with more hidden units."""
     wanted = num_parameters(NiNformerExpert(spec))
-    return closest(wanted, lambda hidden: MixerExpert(spec, hidden=hidden), range(2 * FEATURES, 8 * FEATURES, 2))
+    return closest(wanted, lambda hidden: MixerExpert(spec, hidden=hidden), range(2 * FEATURES, 8 * FEATURES))
 
 
 def deeper(spec: ExpertSpec) -> Expert:
     """Returns a Mixer of four blocks, whose hidden units take what parameters are left."""
     wanted = num_parameters(NiNformerExpert(spec))
     return closest(
-        wanted, lambda hidden: MixerExpert(spec, layers=4, hidden=hidden), range(FEATURES // 2, 4 * FEATURES, 2)
+        wanted, lambda hidden: MixerExpert(spec, layers=4, hidden=hidden), range(FEATURES // 2, 4 * FEATURES)
     )
 
 
