@@ -27,6 +27,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "FedRep, with heads of its own": {"strategy.name": "fedrep"},
     "a gate by lot": {"gate.name": "random"},
     "a gate that is told the group": {"gate.name": "oracle"},
+    "a gate that falls back on the common expert": {"gate.name": "relu", "gate.relu.bias": 0.1},
+    "a gate that averages over draws": {"gate.name": "gumbel", "gate.gumbel.samples": 4},
     "domains": {"clients.partition": "domain", "clients.domains": "identity,rotate90,negative"},
     "FedPrints, which brings its own gate": {
         "strategy.name": "fedprints",
