@@ -42,6 +42,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "common-expert.model": "mlp",
         "evaluate.baselines": "fedavg,fedem",
     },
+    "low-rank experts on the common expert": {"experts.model": "low_rank", "common-expert.model": "mlp"},
     "the common expert has a vote": {"evaluate.common-vote": 0.4, "evaluate.baselines": "fedavg,fedem"},
     "a plain Flower strategy": {"strategy.name": "flwr.serverapp.strategy:FedAvg", "evaluate.ema": 0.5},
 }
