@@ -75,14 +75,16 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
 
 
 def check_keys(flat: Mapping[str, Any], base: Mapping[str, Any]) -> None:
-    """Refuses a setting that the app's table does not have, unless it is an argument of a built-in strategy.
+    """Refuses a setting that the app's table does not have, unless it is an argument of a built-in plug-in.
 
     Raises:
         SettingsError: names the nearest right key.
     """
+    packages = {"strategy": "strategies", "gate": "fedmoe.moe.gates", "experts": "fedmoe.moe.experts"}
+    tables = tuple(f"{kind}.{name}." for kind, package in packages.items() for name in known_names(package))
     for key in flat:
-        if any(key.startswith(f"strategy.{name}.") for name in known_names("strategies")):
-            continue  # the strategy itself says what arguments it takes
+        if key.startswith(tables):
+            continue  # the plug-in itself says what arguments it takes
         if key not in base and key.startswith("strategy.") and key.count(".") == 2:
             table, near = key.rpartition(".")[0], nearest_hint(key, base).split(" known:")[0]
             raise SettingsError(
