@@ -15,6 +15,8 @@ from fedmoe.settings import Settings
 from fedmoe.settings.arguments import keyword_arguments
 
 __all__ = [
+    "EXPERTS",
+    "GATES",
     "build_expert",
     "build_gate",
     "expert_arguments",
