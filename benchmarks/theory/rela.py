@@ -70,8 +70,9 @@ def lookup_figures(row: str, seed: int, small: bool) -> Figures:
     net = seeded(lambda: LookupNet(FEATURES, 1, HEADS, KINDS[row]), seed)
     if row not in ("ReLA", "softmax"):
         without_norm(net)
-    train_lookups(net, SMALL_STEPS if small else STEPS, seed)
     test = lookups(1000, torch_stream(seed, "lookups", "test"))
+    first = sparsity([attended(net.blocks, net.tokens(test))[0][:, :, TELLING:]])
+    train_lookups(net, SMALL_STEPS if small else STEPS, seed)
     with torch.no_grad():
         right = float((net(test).argmax(dim=2) == test.answers_BQ).double().mean())
     (weights_BHNN,) = attended(net.blocks, net.tokens(test))
@@ -81,6 +82,7 @@ def lookup_figures(row: str, seed: int, small: bool) -> Figures:
     return {
         "lookup accuracy": 100 * right,
         "lookup zeros": sparsity([asking_BHQN])["zeros"],
+        "lookup zeros at first": first["zeros"],
         "lookup aligned": aligned(asking_BHQN, test),
         "null, key there": 100 * float(null_BHQ.mean(dim=1)[there_BQ].mean()),
         "null, key absent": 100 * float(null_BHQ.mean(dim=1)[~there_BQ].mean()),
@@ -95,9 +97,14 @@ def digit_figures(row: str, seed: int, small: bool) -> Figures:
     expert = seeded(lambda: ReLAExpert(spec, attention=KINDS[row], heads=HEADS), seed)
     if row not in ("ReLA", "softmax"):
         without_norm(expert)
+
+    def attention() -> Mapping[str, float]:
+        with torch.no_grad():
+            return sparsity(attended(expert.blocks, expert.patches(task.test_x_NCHW) + expert.positions))
+
+    first = attention()
     fit(expert, task, Recipe(epochs=5 if small else EPOCHS), seed)
-    weights = attended(expert.blocks, expert.patches(task.test_x_NCHW) + expert.positions)
-    found = {**score(expert, task), **sparsity(weights)}
+    found = {**score(expert, task), **attention(), "zeros at first": first["zeros"]}
     return {f"digits {name}": value for name, value in found.items()}
 
 
@@ -135,17 +142,20 @@ EXPERIMENT = Experiment(
     draw=draw,
     columns={
         "lookup accuracy": "lookups: right, %",
+        "lookup zeros at first": "zeros untrained, %",
         "lookup zeros": "zeros, %",
         "lookup aligned": "on the right token, %",
         "null, key there": "rows of zeros, key there, %",
         "null, key absent": "key absent, %",
         "digits accuracy": "digits: right, %",
         "digits loss": "loss, nats",
+        "digits zeros at first": "zeros untrained, %",
         "digits zeros": "zeros, %",
         "digits null rows": "rows of zeros, %",
     },
     digits={"digits loss": 3, "lookup zeros": 1, "digits zeros": 1, "lookup aligned": 1}
-    | dict.fromkeys(("null, key there", "null, key absent", "digits null rows"), 1),
+    | dict.fromkeys(("null, key there", "null, key absent", "digits null rows"), 1)
+    | dict.fromkeys(("lookup zeros at first", "digits zeros at first"), 1),
 )
 
 if __name__ == "__main__":
