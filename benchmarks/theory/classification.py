@@ -94,9 +94,10 @@ def fit(model: nn.Module, task: Task, recipe: Recipe, seed: int) -> None:
     model.train()
     for _ in range(recipe.epochs):
         order_N = torch.randperm(count, generator=stream)
-        for ids_B in order_N[: count - count % recipe.batch].split(recipe.batch):
+        for ids_B in torch.split(order_N[: count - count % recipe.batch], recipe.batch):
             optimiser.zero_grad()
-            cross_entropy(model(task.x_NCHW[ids_B]), task.y_N[ids_B]).backward()
+            loss = cross_entropy(model(task.x_NCHW[ids_B]), task.y_N[ids_B])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
 
@@ -105,7 +106,7 @@ def fit(model: nn.Module, task: Task, recipe: Recipe, seed: int) -> None:
 def score(model: nn.Module, task: Task) -> dict[str, float]:
     """Returns accuracy (percent) and cross-entropy (nats) on the test pictures."""
     model.eval()
-    logits_NC = torch.cat([model(part) for part in task.test_x_NCHW.split(500)])
+    logits_NC = torch.cat([model(part) for part in torch.split(task.test_x_NCHW, 500)])
     right_N = logits_NC.argmax(dim=1) == task.test_y_N
     return {
         "accuracy": 100 * float(right_N.double().mean()),

@@ -5,6 +5,7 @@ and equal steps, on real pictures.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ def measure(activation: str, seed: int, small: bool) -> Figures:
             continue
         task = task_of(name, MOST[name])
         spec = replace(task.spec, width=equal_units(task, activation, UNITS))
-        expert = seeded(lambda spec=spec: ExpandedExpert(spec, activation=activation), seed)
+        expert = seeded(partial(ExpandedExpert, spec, activation=activation), seed)
         fit(expert, task, replace(recipe, epochs=6) if small else recipe, seed)
         figures |= {f"{name} {figure}": value for figure, value in score(expert, task).items()}
         figures[f"{name} parameters"] = num_parameters(expert)

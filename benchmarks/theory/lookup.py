@@ -85,6 +85,7 @@ def train_lookups(net: LookupNet, steps: int, seed: int, batch: int = 64, rate: 
     for _ in range(steps):
         task = lookups(batch, stream)
         optimiser.zero_grad()
-        cross_entropy(net(task).flatten(0, 1), task.answers_BQ.flatten()).backward()
+        loss = cross_entropy(net(task).flatten(0, 1), task.answers_BQ.flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()

@@ -6,6 +6,7 @@ take: as many blocks with more hidden units, or more blocks.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def measure(row: str, seed: int, small: bool) -> Figures:
             continue
         task = task_of(name, *MOST[name])
         spec = replace(task.spec, width=FEATURES)
-        expert = seeded(lambda spec=spec: NETWORKS[row](spec), seed)
+        expert = seeded(partial(NETWORKS[row], spec), seed)
         fit(expert, task, replace(recipe, epochs=8) if small else recipe, seed)
         figures |= {f"{name} {figure}": value for figure, value in score(expert, task).items()}
         figures[f"{name} parameters"] = num_parameters(expert)

@@ -68,7 +68,7 @@ class Attention(nn.Module):
         return out_BND
 
     def _by_head(self, x_BND: Tensor) -> Tensor:
-        return x_BND.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x_BND.reshape(*x_BND.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class AttentionBlock(nn.Module):

@@ -68,8 +68,9 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Returns tokens_BND, row by row of the picture."""
-        side = self.side
-        rows = x_BCHW.unflatten(2, (-1, side)).unflatten(4, (-1, side))  # B, C, rows, side, columns, side
+        side, (height, width) = self.side, x_BCHW.shape[2:]
+        # B, C, rows, side, columns, side
+        rows = x_BCHW.reshape(*x_BCHW.shape[:2], height // side, side, width // side, side)
         patches_BNP = rows.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         tokens_BND: Tensor = self.linear(patches_BNP)
         return tokens_BND

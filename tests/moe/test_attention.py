@@ -116,3 +116,9 @@ def test_relu_has_two_numbers_a_feature_more_than_softmax() -> None:
 def test_what_does_not_fit_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         ReLAExpert(ExpertSpec(in_shape=(1, 8, 8), num_classes=3, width=8), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("width", "heads"), [(0, 4), (64, 4), (6, 2), (5, 1)])
+def test_as_many_heads_are_taken_as_divide_the_width(width: int, heads: int) -> None:
+    expert = ReLAExpert(ExpertSpec(in_shape=(1, 8, 8), num_classes=3, width=width))
+    assert [block.attention.heads for block in expert.blocks] == [heads, heads]

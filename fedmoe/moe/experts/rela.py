@@ -1,5 +1,7 @@
 """A small vision transformer with rectified linear attention."""
 
+from math import gcd
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from fedmoe.moe.patches import PatchEmbedding, patch_side
 __all__ = ["ReLAExpert"]
 
 DEFAULT_FEATURES = 64
+MOST_HEADS = 4
 POSITIONS = 0.02  # standard deviation of the positions' first features
 
 
@@ -20,7 +23,7 @@ class ReLAExpert(Expert):
         spec: what it is built from; `spec.width` is the number of features of a patch (64 by default).
         attention: `"relu"`, or `"softmax"` for the twin with the usual attention.
         layers: blocks.
-        heads: of each attention; they must divide the features.
+        heads: of each attention; they must divide the features; 0: 4, or 2 or 1 where 4 do not.
         patch: side of a patch in pixels; 0: chosen by the pictures' size.
 
     Raises:
@@ -28,14 +31,15 @@ class ReLAExpert(Expert):
     """
 
     def __init__(
-        self, spec: ExpertSpec, *, attention: str = "relu", layers: int = 2, heads: int = 4, patch: int = 0
+        self, spec: ExpertSpec, *, attention: str = "relu", layers: int = 2, heads: int = 0, patch: int = 0
     ) -> None:
         super().__init__()
         side = patch_side(*spec.in_shape[1:], patch, "experts.rela.patch")
         self.embedding_dim = spec.width or DEFAULT_FEATURES
         self.patches = PatchEmbedding(spec.in_shape, self.embedding_dim, side)
+        number = heads or gcd(MOST_HEADS, self.embedding_dim)
         self.positions = nn.Parameter(POSITIONS * torch.randn(self.patches.tokens, self.embedding_dim))
-        self.blocks = nn.Sequential(*(AttentionBlock(self.embedding_dim, heads, attention) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(AttentionBlock(self.embedding_dim, number, attention) for _ in range(layers)))
         self.norm = nn.LayerNorm(self.embedding_dim)
         self.head = nn.Linear(self.embedding_dim, spec.num_classes)
 
