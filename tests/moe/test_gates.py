@@ -30,6 +30,8 @@ class Row:
 GATES = {
     "discriminant": Row(),
     "frozen": Row(),
+    "grkan": Row(trains=True),
+    "grn": Row(trains=True),
     "mlp": Row(trains=True),
     "oracle": Row(),
     "random": Row(),
