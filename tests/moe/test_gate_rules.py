@@ -70,7 +70,7 @@ def test_an_empty_embedding_has_no_direction_and_no_nan():
     assert all(torch.isfinite(parameter.grad).all() for parameter in gate.parameters())
 
 
-@pytest.mark.parametrize("p", [0.3, 0.8, 0.99])
+@pytest.mark.parametrize("p", [0.6, 0.8, 0.99])
 @pytest.mark.parametrize("seed", range(3))
 def test_top_p_is_the_smallest_set_that_reaches_p(seed, p):
     scores = logits(seed)

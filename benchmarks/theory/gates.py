@@ -1,0 +1,120 @@
+"""Every gate by its name in one short federated run each: FedJETs on the digits, 20 rounds, K = 3 of M = 5 experts.
+
+Gates are found by `known_names`, so that a new file is a new row. Those whose weights come with a strategy of their own
+are left out. Three rows more add a balance loss to the gate `mlp`.
+"""
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.theory.experiment import Experiment, Figures, Results, main
+from fedmoe.flower.local_run import run_locally
+from fedmoe.moe.construction import gate_class
+from fedmoe.references import known_names
+
+__all__ = ["EXPERIMENT", "ROWS", "settings_of"]
+
+SIMULATION = Path(__file__).parents[2] / "simulations" / "quickstart"
+BALANCE = ("importance", "load", "switch")
+STRENGTH = 0.01
+ROUNDS = 20
+
+ROWS: Mapping[str, Mapping[str, Any]] = {
+    name: {"gate.name": name} for name in known_names("fedmoe.moe.gates") if not gate_class(name).set_by_strategy
+} | {
+    f"mlp + {loss}": {
+        "gate.name": "mlp",
+        "strategy.fedjets.balance": loss,
+        "strategy.fedjets.balance-weight": STRENGTH,
+    }
+    for loss in BALANCE
+}
+
+
+def settings_of(row: str, seed: int, small: bool) -> dict[str, Any]:
+    """Returns what a row sets over the quickstart's own settings."""
+    rounds = 2 if small else ROUNDS
+    return {
+        "seed": seed,
+        "num-server-rounds": rounds,
+        "evaluate.every": rounds,
+        "evaluate.baselines": "",
+        "evaluate.ema": 0.0,
+        "experts.top-k": 3,  # so that there is something to choose from
+        "checkpoint-every": rounds,
+        "train.trainer": "loop",
+        "train.workers": 1,
+        **ROWS[row],
+    }
+
+
+def measure(row: str, seed: int, small: bool) -> Figures:
+    """Returns how a run ended on clients that it never saw, percent, and how its gate dealt samples out."""
+    with tempfile.TemporaryDirectory() as folder:
+        given = settings_of(row, seed, small) | {"output-dir": folder}
+        text = " ".join(f"{key}={json.dumps(value)}" for key, value in given.items())
+        with contextlib.redirect_stdout(io.StringIO()):
+            run_locally(SIMULATION, [text], None)
+        (summary,) = Path(folder).rglob("summary.json")
+        told = json.loads(summary.read_text())
+    unseen, routing = told["unseen"], told["routing"]["fedjets"]
+    return {
+        "zero_shot": 100 * unseen["accuracy_mean"],
+        "mixture": 100 * unseen["mixture_mean"],
+        "common": 100 * unseen["common_expert_mean"],
+        "dispatch_entropy": routing["dispatch_entropy"],
+        "routing_entropy": routing["routing_entropy"],
+        "dead": len(routing["dead_experts"]),
+    }
+
+
+def draw(results: Results, figure: Figure) -> None:
+    """Draws each gate's accuracy, best last, beside how evenly it deals samples out."""
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    rows = sorted(results, key=lambda row: np.mean([run["zero_shot"] for run in results[row]]))
+    places = np.arange(len(rows))
+    for panel, name, colour, marker, label in (
+        (left, "mixture", "C1", "D", "mixture of held experts"),
+        (left, "zero_shot", "C0", "o", "best held expert"),
+        (right, "dispatch_entropy", "C2", "o", "share of samples by expert"),
+    ):
+        runs = np.array([[run[name] for run in results[row]] for row in rows])
+        spread = runs.std(axis=1, ddof=min(1, runs.shape[1] - 1))
+        panel.errorbar(runs.mean(axis=1), places, xerr=spread, fmt=marker, color=colour, label=label, markersize=4)
+    common = np.mean([run["common"] for runs in results.values() for run in runs])
+    left.axvline(common, color="0.5", linestyle="--", linewidth=1, label="common expert alone")
+    right.axvline(np.log(5), color="0.5", linestyle=":", linewidth=1, label="all five alike")
+    left.set_yticks(places, rows)
+    left.set_xlabel("accuracy on unseen clients, %")
+    right.set_xlabel("dispatch entropy, nats")
+    for panel in (left, right):
+        panel.grid(axis="x", alpha=0.3)
+        panel.legend(loc="lower left", frameon=False, fontsize=7)
+
+
+EXPERIMENT = Experiment(
+    name="gates",
+    title="Gate",
+    rows=tuple(ROWS),
+    measure=measure,
+    draw=draw,
+    columns={
+        "zero_shot": "unseen, best held expert, %",
+        "mixture": "unseen, mixture, %",
+        "dispatch_entropy": "dispatch entropy, nats",
+        "routing_entropy": "gate's entropy, nats",
+        "dead": "dead experts",
+    },
+    digits={"zero_shot": 1, "mixture": 1, "dead": 1},
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)
