@@ -60,7 +60,8 @@ class Blend(nn.Module):
         weights_BM = scores_BM.softmax(dim=1) if self.activation == "softmax" else scores_BM.sigmoid()
         hidden_BMW = self.hidden(x_BD).relu().view(len(x_BD), *self.out_MW.shape)
         out_BM = (hidden_BMW * self.out_MW).sum(dim=2) + self.bias_M
-        return (weights_BM * out_BM).sum(dim=1, keepdim=True)
+        out_B1: Tensor = (weights_BM * out_BM).sum(dim=1, keepdim=True)
+        return out_B1
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def fitted_r2(model: nn.Module, data: RegressionSet, seed: int, epochs: int) -> 
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, epochs)
     best, r2 = float("inf"), float("nan")
     for _ in range(epochs):
-        for rows in torch.randperm(len(y_N), generator=stream).split(BATCH):
+        for rows in torch.split(torch.randperm(len(y_N), generator=stream), BATCH):
             adam.zero_grad()
             squared_error(model, (x_ND[rows], y_N[rows])).backward()  # type: ignore[no-untyped-call]
             adam.step()

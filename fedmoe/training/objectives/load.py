@@ -60,4 +60,5 @@ def chances(scores_BK: Tensor, k: int, deviation: float) -> Tensor:
     chosen_BK = order_BK.argsort(dim=1) < k
     # the k-th greatest of the others: for one of the best k that is the one behind them
     kth_BK = torch.where(chosen_BK, sorted_BK[:, k : k + 1], sorted_BK[:, k - 1 : k])
-    return ndtr((scores_BK - kth_BK) / deviation)
+    chance_BK: Tensor = ndtr((scores_BK - kth_BK) / deviation)
+    return chance_BK
