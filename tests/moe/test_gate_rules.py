@@ -26,15 +26,16 @@ def with_lots(gate: Gate, read_BD: Tensor, seed: int) -> Tensor:
     return torch.cat([read_BD, Lots(seed, gate.spec.num_experts, gate.draws).numbers(len(read_BD))], dim=1)
 
 
+@pytest.mark.parametrize("common", [0.0, 0.7])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_rectified_gate_leaves_experts_and_whole_rows_out(seed: int) -> None:
-    gate, x_BD = gate_of("relu", seed, bias=-0.4), inputs(seed, 400)
+def test_a_rectified_gate_leaves_experts_and_whole_rows_out(seed: int, common: float) -> None:
+    gate, x_BD = gate_of("relu", seed, bias=-0.4, common=common), inputs(seed, 400)
     logits_BM, held_K = gate.scores(x_BD), torch.tensor([4, 1, 2])
     weights_BK = gate.weigh(logits_BM, held_K)
     positive_BK = np.maximum(logits_BM[:, held_K].detach().numpy(), 0)
-    np.testing.assert_allclose(
-        weights_BK.detach().numpy(), positive_BK / (1 + positive_BK.sum(axis=1, keepdims=True)), rtol=1e-5
-    )
+    sums_B = positive_BK.sum(axis=1)
+    for own_K, weights_K, whole in zip(positive_BK, weights_BK.detach().numpy(), sums_B, strict=True):
+        np.testing.assert_allclose(weights_K, own_K / (common + whole) if whole else 0 * own_K, rtol=1e-5)
     empty = (weights_BK == 0).all(dim=1)
     assert 0 < int(empty.sum()) < len(empty), "some samples are nobody's, and not all"
 
@@ -115,6 +116,7 @@ def test_the_threshold_takes_a_gradient() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
+        ("relu", {"common": -0.1}),
         ("gumbel", {"temperature": 0.0}),
         ("gumbel", {"samples": 0}),
         ("adaptive_threshold", {"largest": 0.0}),
