@@ -4,25 +4,19 @@ Gates are found by `known_names`, so that a new file is a new row. Those whose w
 are left out. Three rows more add a balance loss to the gate `mlp`.
 """
 
-import contextlib
-import io
-import json
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.theory.experiment import Experiment, Figures, Results, main
-from fedmoe.flower.local_run import run_locally
+from benchmarks.theory.federated import dealt, federated_run, summary_of
 from fedmoe.moe.construction import gate_class
 from fedmoe.references import known_names
 
 __all__ = ["EXPERIMENT", "ROWS", "settings_of"]
 
-SIMULATION = Path(__file__).parents[2] / "simulations" / "quickstart"
 BALANCE = ("importance", "load", "switch")
 STRENGTH = 0.01
 ROUNDS = 20
@@ -39,32 +33,15 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def settings_of(row: str, seed: int, small: bool) -> dict[str, Any]:
-    """Returns what a row sets over the quickstart's own settings."""
-    rounds = 2 if small else ROUNDS
-    return {
-        "seed": seed,
-        "num-server-rounds": rounds,
-        "evaluate.every": rounds,
-        "evaluate.baselines": "",
-        "evaluate.ema": 0.0,
-        "experts.top-k": 3,  # so that there is something to choose from
-        "checkpoint-every": rounds,
-        "train.trainer": "loop",
-        "train.workers": 1,
-        **ROWS[row],
-    }
+def settings_of(row: str, seed: int) -> dict[str, Any]:
+    """Returns what a row sets over the quickstart's own settings; K is 3, so that there is something to choose from."""
+    return {"seed": seed, "experts.top-k": 3, "evaluate.ema": 0.0, **ROWS[row]}
 
 
 def measure(row: str, seed: int, small: bool) -> Figures:
     """Returns how a run ended on clients that it never saw, percent, and how its gate dealt samples out."""
-    with tempfile.TemporaryDirectory() as folder:
-        given = settings_of(row, seed, small) | {"output-dir": folder}
-        text = " ".join(f"{key}={json.dumps(value)}" for key, value in given.items())
-        with contextlib.redirect_stdout(io.StringIO()):
-            run_locally(SIMULATION, [text], None)
-        (summary,) = Path(folder).rglob("summary.json")
-        told = json.loads(summary.read_text())
+    with federated_run(settings_of(row, seed), 2 if small else ROUNDS) as run:
+        told, shares = summary_of(run), dealt(run) if gate_class(row.split(" + ")[0]).reads == "embedding" else {}
     unseen, routing = told["unseen"], told["routing"]["fedjets"]
     return {
         "zero_shot": 100 * unseen["accuracy_mean"],
@@ -73,6 +50,7 @@ def measure(row: str, seed: int, small: bool) -> Figures:
         "dispatch_entropy": routing["dispatch_entropy"],
         "routing_entropy": routing["routing_entropy"],
         "dead": len(routing["dead_experts"]),
+        **{name: shares[name] for name in ("active", "by_common") if name in shares},
     }
 
 
@@ -112,8 +90,10 @@ EXPERIMENT = Experiment(
         "dispatch_entropy": "dispatch entropy, nats",
         "routing_entropy": "gate's entropy, nats",
         "dead": "dead experts",
+        "active": "experts of a sample",
+        "by_common": "by the common expert, %",
     },
-    digits={"zero_shot": 1, "mixture": 1, "dead": 1},
+    digits={"zero_shot": 1, "mixture": 1, "dead": 1, "by_common": 1},
 )
 
 if __name__ == "__main__":

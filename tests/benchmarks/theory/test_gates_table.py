@@ -22,19 +22,22 @@ def test_every_gate_that_trains_or_needs_no_training_is_a_row():
     left_out = {name for name in known_names("fedmoe.moe.gates") if name not in gates}
     assert left_out == {"discriminant"}
     assert all(gate_class(name).set_by_strategy for name in left_out)
-    assert all(settings_of(row, 0, False)["gate.name"] == row.split(" + ")[0] for row in ROWS)
+    assert all(settings_of(row, 0)["gate.name"] == row.split(" + ")[0] for row in ROWS)
 
 
 def test_every_gate_and_balance_loss_is_in_the_catalogue():
     named = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.M)
-    assert sorted(named) == sorted([*known_names("fedmoe.moe.gates"), "importance", "load", "switch"])
+    assert len(set(named)) == len(named)
+    assert set(named) >= {*known_names("fedmoe.moe.gates"), "importance", "load", "switch"}
 
 
 @pytest.mark.parametrize("row", ["expert_choice", "mlp + switch"])
 def test_a_run_of_two_rounds_is_measured(row):
     figures = EXPERIMENT.measure(row, 1, True)
     assert set(EXPERIMENT.columns) <= set(figures)
-    assert 10 < figures["zero_shot"] <= 100
+    assert 0 < figures["zero_shot"] <= 100
     assert 0 <= figures["dispatch_entropy"] <= 1.61
     assert 0 <= figures["dead"] <= 4
+    assert 0 <= figures["active"] <= 3
+    assert (figures["by_common"] > 0) == (row == "expert_choice")
     assert EXPERIMENT.measure(row, 1, True) == figures
