@@ -59,23 +59,23 @@ def draw(results: Results, figure: Figure) -> None:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     rows = sorted(results, key=lambda row: np.mean([run["zero_shot"] for run in results[row]]))
     places = np.arange(len(rows))
-    for panel, name, colour, marker, label in (
-        (left, "mixture", "C1", "D", "mixture of held experts"),
-        (left, "zero_shot", "C0", "o", "best held expert"),
-        (right, "dispatch_entropy", "C2", "o", "share of samples by expert"),
+    for panel, name, colour, shift, label in (
+        (left, "mixture", "C1", -0.17, "mixture of held experts"),
+        (left, "zero_shot", "C0", 0.17, "best held expert"),
+        (right, "dispatch_entropy", "C2", 0.0, "of the experts' shares of samples"),
     ):
         runs = np.array([[run[name] for run in results[row]] for row in rows])
         spread = runs.std(axis=1, ddof=min(1, runs.shape[1] - 1))
-        panel.errorbar(runs.mean(axis=1), places, xerr=spread, fmt=marker, color=colour, label=label, markersize=4)
+        panel.errorbar(runs.mean(axis=1), places + shift, xerr=spread, fmt="o", color=colour, label=label, markersize=4)
     common = np.mean([run["common"] for runs in results.values() for run in runs])
     left.axvline(common, color="0.5", linestyle="--", linewidth=1, label="common expert alone")
-    right.axvline(np.log(5), color="0.5", linestyle=":", linewidth=1, label="all five alike")
+    right.axvline(np.log(5), color="0.5", linestyle=":", linewidth=1, label="five alike")
     left.set_yticks(places, rows)
     left.set_xlabel("accuracy on unseen clients, %")
     right.set_xlabel("dispatch entropy, nats")
     for panel in (left, right):
         panel.grid(axis="x", alpha=0.3)
-        panel.legend(loc="lower left", frameon=False, fontsize=7)
+        panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=7)
 
 
 EXPERIMENT = Experiment(
