@@ -18,7 +18,7 @@ from fedmoe.references import known_names
 __all__ = ["EXPERIMENT", "ROWS", "settings_of"]
 
 BALANCE = ("importance", "load", "switch")
-STRENGTH = 0.01
+STRENGTH = 1.0
 ROUNDS = 20
 
 ROWS: Mapping[str, Mapping[str, Any]] = {
