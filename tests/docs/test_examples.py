@@ -92,12 +92,21 @@ def test_an_app_of_ones_own_takes_its_arguments(lab, monkeypatch):
         {"clients__partition": "{lab}/my_partition.py:falling", "strategy__name": "{lab}/my_strategy.py:Balanced"},
         {"clients__partition": "domain", "clients__domains": "identity,negative,{lab}/my_transform.py:faded"},
         {"gate__name": "{lab}/points_gate.py:Points"},
-        {"gate__name": "{lab}/points_gate.py:Points", "gate__points__reach": 0.5, "train__trainer": "stacked"},
     ],
-    ids=["gate and data set", "expert and objective", "partition", "transform", "gate of points", "its argument"],
+    ids=["gate and data set", "expert and objective", "partition", "transform", "gate of points"],
 )
 def test_the_other_plug_ins_run_by_reference(lab, changes):
     lines = rounds_of(run(lab, **{key: value.format(lab=lab) for key, value in changes.items()}))
     assert [line["completed"] for line in lines] == [5, 5, 5]
     assert [failure for line in lines for failure in line["failures"]] == []
     assert lines[-1]["evaluate"] is not None
+
+
+def test_the_gate_of_points_takes_its_argument(lab):
+    near, far = (
+        newest_state(
+            run(lab, gate__name=f"{lab}/points_gate.py:Points", gate__points__reach=reach, train__trainer="stacked")
+        )
+        for reach in (0.1, 9.0)
+    )
+    assert not (near.gate == far.gate).all()
