@@ -79,6 +79,9 @@ ROWS: dict[str, Row] = {
     "all private, and prox": Row(
         (MIXTURE, Term("prox", {"mu": 0.5})), job={"private": ("body", "head", "gate"), "sends": False}
     ),
+    "mixture and importance": Row((MIXTURE, Term("importance", {"weight": 0.1})), held=3),
+    "mixture and load": Row((MIXTURE, Term("load", {"weight": 0.1})), held=3),
+    "mixture and switch": Row((MIXTURE, Term("switch", {"weight": 0.1})), held=3),
     "the client's own numbers": Row((Term(TERM),), gate=False),
     "likelihood in the client's shares": Row((Term("likelihood"),), gate=False),
     "likelihood and control": Row(
