@@ -90,6 +90,12 @@ ROWS: dict[str, Row] = {
         job={"memory": ("control",), "shared": ("control",), "pooled": (0, 3)},
     ),
     "CNN": Row((MIXTURE,), settings={"experts.model": "cnn", "experts.width": 2}),
+    "NiNformer": Row((MIXTURE,), settings={"experts.model": "ninformer", "experts.width": 4, "clients.samples": 20}),
+    "ReLA": Row((MIXTURE,), settings={"experts.model": "rela", "experts.width": 8, "clients.samples": 20}),
+    "expanded": Row((MIXTURE,), settings={"experts.model": "expanded"}),
+    "expanded, private ranges and biases": Row(
+        (MIXTURE,), settings={"experts.model": "expanded"}, job={"private": ("*.range", "body.*.bias")}
+    ),
     "heads": Row((MIXTURE,), settings=HEADS | {"train.epochs": 2}),
     "one head": Row((Term("dense"), Term("prox", {"mu": 0.5})), held=1, gate=False, settings=HEADS),
     "GroupNorm": Row((MIXTURE,), settings={"experts.model": "resnet8", "experts.width": 16, "clients.samples": 20}),
