@@ -108,7 +108,7 @@ def errors_of(found: LogisticMixture, true: LogisticMixture, transform: str) -> 
 def measure(row: str, seed: int, small: bool) -> Figures:
     """Returns the mean error of each kind at each size, and the slopes."""
     vanishing, over, transform = ROWS[row]
-    true, figures = truth(vanishing), {}
+    true, figures = truth(vanishing), dict[str, float]()
     names = ("density", *KINDS)
     curves: dict[str, dict[int, float]] = {name: {} for name in (*names, "all")}
     for size in SMALL_SIZES if small else SIZES:
@@ -137,8 +137,9 @@ def draw(results: Results, figure: Figure) -> None:
             if own == regime:
                 sizes = [int(key.rsplit(" ", 1)[1]) for key in runs[0] if key.startswith(f"{name} at ")]
                 curve = {size: [run[f"{name} at {size}"] for run in runs] for size in sizes}
-                draw_rate(axes, curve, f"{fit}, {transform}", colours[transform], "o--" if fit == "exact" else "o-")
-        axes.set(title=title, xlabel="samples n")
+                draw_rate(axes, curve, f"{fit}, {transform}", colours[transform], "s--" if fit == "exact" else "o-")
+        axes.set_title(title, fontsize=9)
+        axes.set(xlabel="samples n")
         axes.legend(fontsize=7)
     panels[0].set_ylabel("error")
 

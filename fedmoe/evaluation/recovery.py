@@ -20,7 +20,8 @@ def voronoi_cells(fitted_MQ: Floats, true_TQ: Floats) -> NDArray[np.int64]:
     experts' own parameters and leave the gate's out: those are known up to a shift alone.
     """
     squares_MT = ((fitted_MQ[:, None, :] - true_TQ[None, :, :]) ** 2).sum(axis=2)
-    return squares_MT.argmin(axis=1)
+    cells_M: NDArray[np.int64] = squares_MT.argmin(axis=1)
+    return cells_M
 
 
 def cell_errors(

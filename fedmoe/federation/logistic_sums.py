@@ -45,7 +45,9 @@ def log_softmax(scores: Floats) -> Floats:
     return logs
 
 
-def logistic_sums(features_NF: Floats, targets_NS: Floats, theta_SF: Floats) -> LogisticSums:
+def logistic_sums(
+    features_NF: Floats, targets_NS: Floats, theta_SF: Floats, log_probs_NS: Floats | None = None
+) -> LogisticSums:
     """Returns the sums of the regression `p_s = softmax_s(theta_s . z)` with soft targets.
 
     Iteratively reweighted least squares is Newton's method on its value: each step needs these sums and no sample.
@@ -54,8 +56,10 @@ def logistic_sums(features_NF: Floats, targets_NS: Floats, theta_SF: Floats) -> 
         features_NF: z.
         targets_NS: t, at least 0; a row's sum is the sample's weight w.
         theta_SF: where the sums are taken.
+        log_probs_NS: where not all categories are open to every sample: the log-probabilities there, -inf for those
+            that are closed, whose target is 0; `None`: all are open.
     """
-    log_probs_NS = log_softmax(features_NF @ theta_SF.T)
+    log_probs_NS = log_softmax(features_NF @ theta_SF.T) if log_probs_NS is None else log_probs_NS
     weight_N, probs_NS = targets_NS.sum(axis=1), np.exp(log_probs_NS)
     mass_NS = weight_N[:, None] * probs_NS
     gradient_SF = (targets_NS - mass_NS).T @ features_NF
@@ -65,4 +69,5 @@ def logistic_sums(features_NF: Floats, targets_NS: Floats, theta_SF: Floats) -> 
     information = -((weight_N[:, None] * both_NP).T @ both_NP).reshape(shape)
     for s in range(num_categories):
         information[s, :, s, :] += (mass_NS[:, s, None] * features_NF).T @ features_NF
-    return LogisticSums(float((targets_NS * log_probs_NS).sum()), gradient_SF, information)
+    value = float((targets_NS * np.where(targets_NS > 0, log_probs_NS, 0.0)).sum())
+    return LogisticSums(value, gradient_SF, information)
