@@ -17,6 +17,7 @@ from fedmoe.references import known_names
 EXPERTS: dict[str, tuple[int, int, int]] = {
     "cnn": (1, 8, 8),
     "head": (7, 1, 1),
+    "linear": (2, 3, 4),
     "low_rank": (2, 8, 8),
     "mlp": (2, 3, 4),
     "resnet8": (3, 8, 8),
