@@ -18,6 +18,7 @@ EXPERTS: dict[str, tuple[int, int, int]] = {
     "cnn": (1, 8, 8),
     "expanded": (2, 3, 4),
     "head": (7, 1, 1),
+    "linear": (2, 3, 4),
     "low_rank": (2, 8, 8),
     "mixer": (2, 8, 8),
     "mlp": (2, 3, 4),

@@ -46,6 +46,8 @@ GATES = {
     "oracle": Row(),
     "random": Row(),
     "relu": Row(trains=True, softmax=False),
+    "softmax": Row(trains=True),
+    "top_k": Row(trains=True, softmax=False),
     "top_p": Row(trains=True, softmax=False),
     "uniform": Row(),
 }
