@@ -1,0 +1,54 @@
+"""Experts that look at an input patch by patch, with the same filters on each, and add up what they find.
+
+Shapes: B samples, P patches, D width of a patch, F filters, C classes.
+"""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from fedmoe.moe.expert import Expert, ExpertSpec
+
+__all__ = ["PatchExpert", "patches_of"]
+
+FILTERS_PER_CLASS = 8
+FIRST_SCALE = 0.001
+
+
+def patches_of(x_BCHW: Tensor) -> Tensor:
+    """Returns the patches x_BPD of images: each row of each channel is one."""
+    return x_BCHW.flatten(1, 2)
+
+
+class PatchExpert(Expert):
+    """Filters whose responses to the patches are added up, `e_f = sum_p s(w_f . x_p + b_f)`, and a linear head.
+
+    Chen et al. (arXiv 2208.02813, section 3) add up the responses of each class's J filters: `f_c = sum_j e_(c,j)`.
+    The head starts as just that sum, ones for a class's own filters and zeros for the others', without a bias. In the
+    paper it stays so; here it is a layer like any other, and learns unless `requires_grad` of it is switched off.
+    Filters start as in the paper's code: uniform within 1 / sqrt(D), times 0.001.
+
+    Args:
+        spec: what it is built from; `spec.width` sets J (8 by default).
+    """
+
+    def __init__(self, spec: ExpertSpec) -> None:
+        super().__init__()
+        per_class = spec.width or FILTERS_PER_CLASS
+        self.embedding_dim = per_class * spec.num_classes
+        self.filters = nn.Linear(spec.in_shape[2], self.embedding_dim)
+        self.head = nn.Linear(self.embedding_dim, spec.num_classes)
+        with torch.no_grad():
+            self.filters.weight.mul_(FIRST_SCALE)
+            self.filters.bias.mul_(FIRST_SCALE)
+            self.head.weight.copy_(torch.eye(spec.num_classes).repeat_interleave(per_class, dim=1))
+            self.head.bias.zero_()
+
+    @abstractmethod
+    def activate(self, filtered_BPF: Tensor) -> Tensor:
+        """Returns responses_BPF: the activation s of what the filters give."""
+
+    def embed(self, x_BCHW: Tensor) -> Tensor:
+        """Returns the responses summed over patches, embedding_BF."""
+        return self.activate(self.filters(patches_of(x_BCHW))).sum(dim=1)
