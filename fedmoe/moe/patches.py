@@ -3,8 +3,6 @@
 Shapes: B samples, P patches, D width of a patch, F filters, C classes.
 """
 
-from abc import abstractmethod
-
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +21,8 @@ def patches_of(x_BCHW: Tensor) -> Tensor:
 
 class PatchExpert(Expert):
     """Filters whose responses to the patches are added up, `e_f = sum_p s(w_f . x_p + b_f)`, and a linear head.
+
+    A subclass gives `embed`, which says what the activation s is.
 
     Chen et al. (arXiv 2208.02813, section 3) add up the responses of each class's J filters: `f_c = sum_j e_(c,j)`.
     The head starts as just that sum, ones for a class's own filters and zeros for the others', without a bias. In the
@@ -44,11 +44,3 @@ class PatchExpert(Expert):
             self.filters.bias.mul_(FIRST_SCALE)
             self.head.weight.copy_(torch.eye(spec.num_classes).repeat_interleave(per_class, dim=1))
             self.head.bias.zero_()
-
-    @abstractmethod
-    def activate(self, filtered_BPF: Tensor) -> Tensor:
-        """Returns responses_BPF: the activation s of what the filters give."""
-
-    def embed(self, x_BCHW: Tensor) -> Tensor:
-        """Returns the responses summed over patches, embedding_BF."""
-        return self.activate(self.filters(patches_of(x_BCHW))).sum(dim=1)

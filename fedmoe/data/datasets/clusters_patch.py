@@ -19,7 +19,8 @@ def load_clusters_patch(request: LoadRequest) -> Dataset:
     that clients of the partition `domain` hold one cluster each.
 
     Values are kept as pixels: `value = (pixel - 128) / 64`, in [-2, 2). Rounding adds an error of standard deviation
-    0.0045, where the noise has 0.14. What lies beyond the range is cut to it; the largest value of seeds 0 to 5 is 1.57.
+    0.0045, where the noise has 0.14. What lies beyond the range is cut to it: no value of seeds 0 to 5, whose largest
+    is 1.57.
     """
     parts = [draw_patches(LAWS[1], NUM, request.seed, part) for part in ("train", "test")]
     return Dataset(

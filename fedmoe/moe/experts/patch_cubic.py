@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fedmoe.moe.patches import PatchExpert
+from fedmoe.moe.patches import PatchExpert, patches_of
 
 __all__ = ["PatchCubicExpert"]
 
@@ -10,6 +10,7 @@ __all__ = ["PatchCubicExpert"]
 class PatchCubicExpert(PatchExpert):
     """`f_c(x) = sum_j sum_p (w_cj . x_p + b_cj)^3` (arXiv 2208.02813, section 3, with the biases of its code)."""
 
-    def activate(self, filtered_BPF: Tensor) -> Tensor:
-        """Returns the cubes."""
-        return filtered_BPF * filtered_BPF * filtered_BPF
+    def embed(self, x_BCHW: Tensor) -> Tensor:
+        """Returns the cubed responses, summed over patches, embedding_BF."""
+        filtered_BPF = self.filters(patches_of(x_BCHW))
+        return (filtered_BPF * filtered_BPF * filtered_BPF).sum(dim=1)
