@@ -16,7 +16,7 @@ from typing import Any
 
 from fedmoe.errors import ReferenceError_, nearest_hint
 
-__all__ = ["known_names", "load_plugin", "source_of"]
+__all__ = ["known_names", "load_plugin", "short_name", "source_of"]
 
 
 def known_names(package: str) -> list[str]:
@@ -27,6 +27,25 @@ def known_names(package: str) -> list[str]:
     """
     module = importlib.import_module(package)
     return sorted(info.name for info in pkgutil.iter_modules(module.__path__) if not info.name.startswith("_"))
+
+
+def short_name(reference: str, package: str) -> str:
+    """Returns how a plug-in is called in the records and in the settings' tables of arguments.
+
+    That is its short name, or the class's name of a reference in lower case; where a built-in one is called so, the
+    reference's package or file is put before it.
+
+    >>> short_name("my_module:MyGate", "fedmoe.moe.gates"), short_name("my_module:MLP", "fedmoe.moe.gates")
+    ('mygate', 'my_module_mlp')
+    >>> short_name("top-k", "fedmoe.moe.gates")
+    'top_k'
+    """
+    where, _, attribute = reference.rpartition(":")
+    name = attribute.replace("-", "_").lower()
+    if where and name in known_names(package):
+        origin = Path(where).stem if where.endswith(".py") else where.split(".")[0]
+        return f"{origin}_{name}"
+    return name
 
 
 def load_plugin(kind: str, package: str, reference: str) -> Any:

@@ -66,10 +66,12 @@ def batch_predictions(
     # A stable sort of columns that stand in the order of their lots: of equal scores, the lower lot comes first.
     by_lot_M = torch.from_numpy(np.argsort(lots))
     held_GK = by_lot_M[scores_GM[:, by_lot_M].argsort(dim=1, descending=True, stable=True)[:, : serving.top_k]]
-    held_BK = held_GK[torch.arange(len(rows_B)) // size]
-    logits_KBC = torch.stack([own.outputs[i] for i in range(num_experts)])[held_BK.T, rows_B]
-    common_BC = None if own.common_BC is None else own.common_BC[rows_B]
-    return predictions_of(logits_BM.gather(1, held_BK), logits_KBC, serving, common_BC)
+    parts_of: dict[str, list[Tensor]] = {}
+    for rows, held_K in zip(torch.split(rows_B, size), held_GK.tolist(), strict=True):
+        common_BC = None if own.common_BC is None else own.common_BC[rows]
+        for name, log_probs_BC in predictions_of(own.of_held(rows, held_K), serving, common_BC).items():
+            parts_of.setdefault(name, []).append(log_probs_BC)
+    return {name: torch.cat(own_parts) for name, own_parts in parts_of.items()}
 
 
 def batch_accuracies(

@@ -4,7 +4,7 @@ Shapes: B samples of one client, M experts, K held ones, C classes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,33 @@ from torch import Tensor
 
 from fedmoe.evaluation.prior_em import correct_priors
 from fedmoe.evaluation.serving import Serving
-from fedmoe.moe.mixture import mix
+from fedmoe.moe.mixture import mix, with_common
+from fedmoe.moe.routing import best_held
 
-__all__ = ["Answers", "accuracies_of", "predictions_of", "share_of"]
+__all__ = ["Answers", "HeldAnswers", "Weighing", "accuracies_of", "by_softmax", "predictions_of", "share_of"]
+
+Weighing = Callable[[Tensor, Tensor], Tensor]
+"""Scores over the pool, ids of the held experts -> weights of the held ones, as `Gate.weigh` has it."""
+
+
+def by_softmax(logits_BM: Tensor, expert_ids_K: Tensor) -> Tensor:
+    """Returns the weights where there is no gate: the softmax of the held experts' scores."""
+    return torch.softmax(logits_BM.index_select(1, expert_ids_K), dim=1)
+
+
+@dataclass(frozen=True)
+class HeldAnswers:
+    """What the held experts say of some samples, ready to be chosen from and mixed.
+
+    Attributes:
+        best_B: the column of each sample's best one.
+        weights_BK: theirs; the last column is the common expert's, where the gate falls back.
+        logits_KBC: theirs, in the same order.
+    """
+
+    best_B: Tensor
+    weights_BK: Tensor
+    logits_KBC: Tensor
 
 
 @dataclass(frozen=True)
@@ -27,7 +51,9 @@ class Answers:
         logits_BM: the gate's.
         outputs: expert id -> logits_BC; of the held experts at least.
         y_B: labels.
-        common_BC: the common expert's logits; needed where it has a vote.
+        common_BC: the common expert's logits; needed where it has a vote, or the gate falls back.
+        weigh: the gate's rule of weights.
+        falls_back: whether what it leaves is the common expert's.
     """
 
     held: tuple[int, ...]
@@ -36,30 +62,46 @@ class Answers:
     outputs: Mapping[int, Tensor]
     y_B: Tensor
     common_BC: Tensor | None = None
+    weigh: Weighing = by_softmax
+    falls_back: bool = False
 
-    def of_held(self) -> tuple[Tensor, Tensor]:
-        """Returns the held experts' scores_BK and logits_KBC, best first."""
-        return self.logits_BM[:, list(self.held)], torch.stack([self.outputs[i] for i in self.held])
+    def of_held(self, rows_B: Tensor | None = None, held: Sequence[int] | None = None) -> HeldAnswers:
+        """Returns what the held experts say, best for the client first.
+
+        Args:
+            rows_B: of which samples; `None`: of all.
+            held: other experts than `held`, best first.
+
+        Raises:
+            ValueError: the gate falls back, and the common expert's logits are not given.
+        """
+        ids = list(self.held if held is None else held)
+        rows_B = torch.arange(len(self.logits_BM)) if rows_B is None else rows_B
+        logits_BM = self.logits_BM[rows_B]
+        weights_BK = self.weigh(logits_BM, torch.tensor(ids))
+        logits_KBC = torch.stack([self.outputs[i][rows_B] for i in ids])
+        if self.falls_back:
+            if self.common_BC is None:
+                raise ValueError("the gate falls back on the common expert, but its logits are not given")
+            logits_KBC, weights_BK = with_common(logits_KBC, weights_BK, self.common_BC[rows_B])
+        return HeldAnswers(best_held(logits_BM[:, ids], weights_BK), weights_BK, logits_KBC)
 
 
-def predictions_of(
-    scores_BK: Tensor, logits_KBC: Tensor, serving: Serving, common_BC: Tensor | None = None
-) -> dict[str, Tensor]:
+def predictions_of(held: HeldAnswers, serving: Serving, common_BC: Tensor | None = None) -> dict[str, Tensor]:
     """Returns the log_probs_BC of each way to predict: by each sample's best held expert, by the mixture.
 
     Args:
-        scores_BK: of each sample's held experts, the client's best one first.
-        logits_KBC: theirs.
+        held: what the held experts say.
         serving: how the client is served.
         common_BC: the common expert's logits, where it has a vote.
 
     Raises:
         ValueError: the common expert has a vote, and its logits are not given.
     """
-    chosen_BC = logits_KBC[scores_BK.argmax(dim=1), torch.arange(len(scores_BK))]
+    chosen_BC = held.logits_KBC[held.best_B, torch.arange(len(held.best_B))]
     predictions = {"zero_shot": torch.log_softmax(chosen_BC, dim=1)}
-    if len(logits_KBC) > 1:
-        mixture = mix(logits_KBC, torch.softmax(scores_BK, dim=1), serving.output)
+    if len(held.logits_KBC) > 1:
+        mixture = mix(held.logits_KBC, held.weights_BK, serving.output)
         predictions["zero_shot" if serving.answer == "mixture" else "mixture"] = mixture
     if not serving.common_vote:
         return predictions

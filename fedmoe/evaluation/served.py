@@ -4,6 +4,7 @@ import numpy as np
 
 from fedmoe.data.contracts import Ids
 from fedmoe.data.population import Population
+from fedmoe.moe.gate import Gate
 from fedmoe.seeding import derive_seed, numpy_stream
 from fedmoe.training.samples import Lots
 
@@ -55,9 +56,9 @@ def seen_ids(population: Population, client_id: int, test_ids: Ids, limit: int, 
     return np.sort(np.concatenate(found))
 
 
-def lots_of(seed: int, stage: str, round_num: int, client_id: int, num_experts: int) -> Lots:
-    """Returns what a gate that draws lots reads when it ranks for the client (`"rank"`) or serves it (`"evaluate"`)."""
-    return Lots(derive_seed(seed, "gate", stage, round_num, client_id), num_experts)
+def lots_of(seed: int, stage: str, round_num: int, client_id: int, gate: Gate) -> Lots:
+    """Returns what falls by lot for the gate when it ranks for the client (`"rank"`) or serves it (`"evaluate"`)."""
+    return Lots(derive_seed(seed, "gate", stage, round_num, client_id), gate.spec.num_experts, gate.draws)
 
 
 def ties_of(seed: int, round_num: int, client_id: int) -> np.random.Generator:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedmoe.evaluation.cold_start import cold_start
 from fedmoe.evaluation.outputs import expert_logits, gate_logits
-from fedmoe.evaluation.predictions import Answers, accuracies_of, predictions_of
+from fedmoe.evaluation.predictions import Answers, Weighing, accuracies_of, by_softmax, predictions_of
 from fedmoe.evaluation.ranking import client_scores
 from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.assignment import best_first
@@ -22,7 +22,7 @@ from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.training.samples import ClientSamples
 
-__all__ = ["ClientResult", "common_expert_results", "rank_experts", "serve_clients"]
+__all__ = ["ClientResult", "common_expert_results", "rank_experts", "rule_of", "serve_clients"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class ClientResult:
         experts: the K experts it was given, best first.
         examples: its samples.
         accuracies: method -> accuracy in [0, 1].
-        routed_MC: how many of its samples of class c went to expert m.
+        routed_MC: how many of its samples of class c went to expert m; the common expert answered the missing ones.
         correct_MC: how many samples of class c expert m got right (with hindsight only).
         entropy: mean entropy of the gate's softmax over the pool, nats.
         scores: its score of every expert.
@@ -84,7 +84,8 @@ def serve_clients(
         train_prior_C: label prior of the training population, for the correction.
         ties: what breaks ties in each client's ranking.
         orders: of each client's samples, in which they come in the cold start; needed where there is one.
-        common: the common expert's logits_BC of each client's samples, on the CPU; needed where it has a vote.
+        common: the common expert's logits_BC of each client's samples, on the CPU; needed where it has a vote, or the
+            gate falls back on it.
     """
     started = time.perf_counter()
     logits, scores, outputs = rank_experts(gate, load_expert, num_experts, clients, serving)
@@ -93,8 +94,11 @@ def serve_clients(
     outputs = outputs or expert_logits(load_expert, held, clients)
     labels = [own.y.cpu() for own in clients]
     votes = common or [None] * len(clients)
-    answers = [Answers(*own) for own in zip(held, scores, logits, outputs, labels, votes, strict=True)]
-    predictions = [predictions_of(*own.of_held(), serving, own.common_BC) for own in answers]
+    weigh, falls_back = rule_of(gate, serving)
+    rule = [(weigh, falls_back)] * len(clients)
+    known = zip(held, scores, logits, outputs, labels, votes, rule, strict=True)
+    answers = [Answers(*own, *its_rule) for *own, its_rule in known]
+    predictions = [predictions_of(own.of_held(), serving, own.common_BC) for own in answers]
     accuracies = accuracies_of(predictions, labels, train_prior_C)
     seconds = (time.perf_counter() - started) / len(clients)
     if serving.hindsight or serving.cold_start:
@@ -138,6 +142,13 @@ def rank_experts(
     return logits, [client_scores(own, serving.aggregation) for own in logits], outputs
 
 
+def rule_of(gate: Gate | None, serving: Serving) -> tuple[Weighing, bool]:
+    """Returns the rule by which held experts are weighed, and whether the common expert gets what it leaves."""
+    if gate is None or serving.by != "gate":
+        return by_softmax, False
+    return gate.weigh, gate.falls_back
+
+
 def confidence(outputs: Mapping[int, Tensor]) -> Tensor:
     """Returns minus the entropy (nats) of what each expert predicts of each sample, logits_BM."""
     log_probs_MBC = torch.log_softmax(torch.stack([outputs[i] for i in range(len(outputs))]), dim=2)
@@ -152,8 +163,10 @@ def result_of(own: Answers, accuracies: Mapping[str, float], hindsight: bool) ->
         hits = [own.y_B[own.outputs[i].argmax(dim=1) == own.y_B] for i in range(num_experts)]
         correct_MC = np.stack([_class_counts(hit, num_classes) for hit in hits])
         best = {"best_expert": float(correct_MC.sum(axis=1).max()) / len(own.y_B)}
-    expert_B = torch.tensor(own.held)[own.logits_BM[:, list(own.held)].argmax(dim=1)]
-    routed = _class_counts(expert_B * num_classes + own.y_B, num_experts * num_classes)
+    best_B, held_K = own.of_held().best_B, torch.tensor(own.held)
+    to_experts_B = best_B < len(held_K)  # the others are the common expert's
+    expert_B, y_B = held_K[best_B[to_experts_B]], own.y_B[to_experts_B]
+    routed = _class_counts(expert_B * num_classes + y_B, num_experts * num_classes)
     return ClientResult(
         experts=own.held,
         examples=len(own.y_B),

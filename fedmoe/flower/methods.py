@@ -3,8 +3,6 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
-from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
@@ -12,10 +10,11 @@ from fedmoe.errors import SettingsError, nearest_hint
 from fedmoe.flower.preparation import can_start_from
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.moe.construction import gate_class
-from fedmoe.references import known_names, load_plugin
+from fedmoe.references import known_names, load_plugin, short_name
 from fedmoe.settings import Settings
+from fedmoe.settings.arguments import check_type
 
-__all__ = ["Method", "build_strategy", "methods_of", "short_name", "unused_tables"]
+__all__ = ["Method", "build_strategy", "methods_of", "unused_tables"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def methods_of(settings: Settings) -> list[Method]:
     # It is no baseline of itself, so that a sweep over methods can leave the baselines alone.
     references = [main, *(name for name in baselines if name.replace("-", "_") != main.replace("-", "_"))]
     methods = [
-        Method(short_name(reference), build_strategy(reference, settings), is_main=index == 0)
+        Method(short_name(reference, "strategies"), build_strategy(reference, settings), is_main=index == 0)
         for index, reference in enumerate(references)
     ]
     names = [method.name for method in methods]
@@ -95,23 +94,6 @@ def _check_init(method: Method, settings: Settings) -> None:
         )
 
 
-def short_name(reference: str) -> str:
-    """Returns how the strategy is called, here and in the settings' tables of arguments.
-
-    That is its short name, or the class's name of a reference in lower case; where a built-in one is called so, the
-    reference's package or file is put before it.
-
-    >>> short_name("my_module:MyStrategy"), short_name("flwr.serverapp.strategy:FedAvg"), short_name("fedavg")
-    ('mystrategy', 'flwr_fedavg', 'fedavg')
-    """
-    where, _, attribute = reference.rpartition(":")
-    name = attribute.replace("-", "_").lower()
-    if where and name in known_names("strategies"):
-        origin = Path(where).stem if where.endswith(".py") else where.split(".")[0]
-        return f"{origin}_{name}"
-    return name
-
-
 def build_strategy(reference: str, settings: Settings) -> Strategy:
     """Returns the strategy, with the arguments of its table `strategy.NAME` in the settings.
 
@@ -123,19 +105,18 @@ def build_strategy(reference: str, settings: Settings) -> Strategy:
         raise SettingsError(
             f"strategy '{reference}' must be a subclass of flwr.serverapp.strategy.Strategy, got {make!r}"
         )
-    arguments = settings.strategy.arguments.get(short_name(reference), {})
+    name_of_table = short_name(reference, "strategies")
+    arguments = settings.strategy.arguments.get(name_of_table, {})
     if is_dataclass(make):
         known = {item.name: item for item in fields(make)}
         for name, value in arguments.items():
             if name not in known:
-                raise SettingsError(
-                    f"strategy.{short_name(reference)} has no argument '{name}'; {nearest_hint(name, known)}"
-                )
-            _check_type(f"strategy.{short_name(reference)}.{name}", type(known[name].default), value)
+                raise SettingsError(f"strategy.{name_of_table} has no argument '{name}'; {nearest_hint(name, known)}")
+            check_type(f"strategy.{name_of_table}.{name}", type(known[name].default), value)
     try:
         strategy: Strategy = make(**arguments)
     except SettingsError as error:  # a strategy that builds on another is refused in its own name
-        own = f"strategy.{short_name(reference)}"
+        own = f"strategy.{name_of_table}"
         raise error if own in str(error) else SettingsError(f"{own}: {error}") from error
     except TypeError as error:
         raise SettingsError(f"strategy '{reference}' does not take {arguments}: {error}") from error
@@ -152,10 +133,3 @@ def _check_gate(method: Method, settings: Settings) -> None:
             f"gate.name must be a gate that {method.name} trains, got '{settings.gate.name}', whose weights come from "
             "the strategy that brings it; hint: gate.name='mlp'"
         )
-
-
-def _check_type(key: str, wanted: type, value: Any) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    fits = number if wanted is float else isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
-    if wanted in (bool, int, float, str) and not fits:
-        raise SettingsError(f"{key} must be of type {wanted.__name__}, got {value!r} ({type(value).__name__})")

@@ -26,9 +26,9 @@ from fedmoe.federation.job import ClientFailure, ClientJob, in_turn
 from fedmoe.federation.merging import Sums
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.wire import answers_of, job_from_json, partial_state, result_to_json, row_of, serving_from_json
-from fedmoe.moe.construction import build_expert, build_gate, expert_reads, gate_class
+from fedmoe.moe.construction import build_expert, build_gate, expert_reads, gate_class, gate_spec
 from fedmoe.moe.expert import Expert
-from fedmoe.moe.gate import Gate, GateSpec
+from fedmoe.moe.gate import Gate
 from fedmoe.moe.vectors import load_vector
 from fedmoe.recording.client_states import ClientStates, RoundStates
 from fedmoe.settings import Settings
@@ -107,7 +107,7 @@ class Node:
                 priors = [self.place.log_prior_of(some) for some in ids]
                 return by(self._loaded(state.experts), len(state.experts), own, priors)
             gate = self._received_gate(state.gate, len(state.experts))
-            lots = [self._lots("rank", round_num, client, len(state.experts)) for client in clients]
+            lots = [self._lots("rank", round_num, client, gate) for client in clients]
             inputs = [self.store.gate_input(some, gate.reads, drawn) for some, drawn in zip(ids, lots, strict=True)]
             return [client_scores(logits, order["aggregation"]) for logits in gate_logits(gate, inputs)]
 
@@ -245,14 +245,15 @@ class Node:
             else seen_ids(self.population, client, self.test_ids, limit, seed)
             for client in clients
         ]
-        lots = [self._lots("evaluate", round_num, client, num_experts) for client in clients]
+        lots = [self._lots("evaluate", round_num, client, gate) if gate else None for client in clients]
         reads = gate.reads if gate else None
         samples = [self.store.load(own, reads, drawn) for own, drawn in zip(ids, lots, strict=True)]
         ties = [ties_of(seed, round_num, client) for client in clients]
         orders = [cold_order(client, len(own), seed) for client, own in zip(clients, ids, strict=True)]
         load = self._loaded(state.experts)
         prior_C = voted_prior(train_prior_C, self.population, serving.common_vote)
-        common = [self.store.common_logits(own).cpu() for own in ids] if serving.common_vote else ()
+        asked = serving.common_vote or (gate is not None and gate.falls_back)
+        common = [self.store.common_logits(own).cpu() for own in ids] if asked else ()
         return serve_clients(gate, load, num_experts, samples, serving, prior_C, ties, orders, common)
 
     def together(self, clients: Sequence[int], num_experts: int) -> list[Sequence[int]]:
@@ -267,16 +268,13 @@ class Node:
     def gate_for(self, num_experts: int) -> Gate:
         """Returns the resident gate for a pool of this size."""
         if num_experts not in self.gates:
-            spec = GateSpec(
-                in_features=self.store.gate_width(self.gate_reads, num_experts),
-                num_experts=num_experts,
-                hidden=self.settings.gate.hidden,
-            )
+            width = self.store.gate_width(self.gate_reads, num_experts)
+            spec = gate_spec(self.settings, self.gate_name, width, num_experts)
             self.gates[num_experts] = build_gate(self.gate_name, spec, 0).to(self.device)
         return self.gates[num_experts]
 
-    def _lots(self, stage: str, round_num: int, client_id: int, num_experts: int) -> Lots:
-        return lots_of(self.settings.seed, stage, round_num, client_id, num_experts)
+    def _lots(self, stage: str, round_num: int, client_id: int, gate: Gate) -> Lots:
+        return lots_of(self.settings.seed, stage, round_num, client_id, gate)
 
     def _received_gate(self, vector: "NDArray[np.float32] | None", num_experts: int) -> Gate:
         if vector is None:

@@ -16,9 +16,16 @@ from fedmoe.data.population_cache import keep_population, open_population
 from fedmoe.data.prepared import apply_domains, prepare
 from fedmoe.errors import SettingsError
 from fedmoe.federation.state import ServerState
-from fedmoe.moe.construction import build_expert, build_gate, expert_reads, gate_class, is_head_alone
+from fedmoe.moe.construction import (
+    build_expert,
+    build_gate,
+    expert_arguments,
+    expert_reads,
+    gate_class,
+    gate_spec,
+    is_head_alone,
+)
 from fedmoe.moe.expert import ExpertSpec
-from fedmoe.moe.gate import GateSpec
 from fedmoe.moe.vectors import Vector, to_vector
 from fedmoe.references import load_plugin
 from fedmoe.seeding import derive_seed
@@ -101,7 +108,7 @@ class Preparation:
         """Returns the gate before round 1; `gate` names it, empty: as the settings say."""
         name = gate or self.settings.gate.name
         width = self.store.gate_width(gate_class(name).reads, num_experts)
-        spec = GateSpec(in_features=width, num_experts=num_experts, hidden=self.settings.gate.hidden)
+        spec = gate_spec(self.settings, name, width, num_experts)
         return to_vector(build_gate(name, spec, derive_seed(self.settings.seed, "gate")))
 
 
@@ -123,9 +130,9 @@ def check_plugins(settings: Settings) -> None:
         SettingsError: names that do not go together.
     """
     load_plugin("data set", "fedmoe.data.datasets", settings.data.name)
-    gate_class(settings.gate.name)
+    gate_spec(settings, settings.gate.name, 1, 1)
     for model in {settings.experts.model, settings.common_expert.model or settings.experts.model}:
-        load_plugin("expert", "fedmoe.moe.experts", model)
+        expert_arguments(settings, model)
     _check_reads(settings)
     over = is_over_domains(load_plugin("partition", "fedmoe.data.partitions", settings.clients.partition))
     if settings.clients.permute_labels and not over:

@@ -10,9 +10,13 @@ from torch import nn
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.pooling import pool_first
-from fedmoe.references import load_plugin
+from fedmoe.references import load_plugin, short_name
+from fedmoe.settings import Settings
+from fedmoe.settings.arguments import keyword_arguments
 
-__all__ = ["build_expert", "build_gate", "expert_reads", "gate_class", "is_head_alone"]
+__all__ = ["build_expert", "build_gate", "expert_arguments", "expert_reads", "gate_class", "gate_spec", "is_head_alone"]
+
+GATES, EXPERTS = "fedmoe.moe.gates", "fedmoe.moe.experts"  # packages, a file each
 
 _one_at_a_time = threading.Lock()  # the generator is the whole process's; nodes may be threads
 
@@ -25,8 +29,8 @@ def build_expert(name: str, spec: ExpertSpec, seed: int) -> Expert:
     Raises:
         ReferenceError_: no such backbone.
     """
-    make = cast(Callable[[ExpertSpec], Expert], load_plugin("expert", "fedmoe.moe.experts", name))
-    expert = _seeded(lambda: make(spec), seed)
+    make = cast(Callable[..., Expert], load_plugin("expert", EXPERTS, name))
+    expert = _seeded(lambda: make(spec, **spec.arguments), seed)
     pool_first(expert, spec.in_shape)
     return expert
 
@@ -37,7 +41,7 @@ def expert_reads(name: str) -> str:
     Raises:
         ReferenceError_: no such backbone.
     """
-    return str(getattr(load_plugin("expert", "fedmoe.moe.experts", name), "reads", "image"))
+    return str(getattr(load_plugin("expert", EXPERTS, name), "reads", "image"))
 
 
 def is_head_alone(name: str) -> bool:
@@ -58,13 +62,40 @@ def gate_class(name: str) -> type[Gate]:
     Raises:
         ReferenceError_: no such gate.
     """
-    return cast(type[Gate], load_plugin("gate", "fedmoe.moe.gates", name))
+    return cast(type[Gate], load_plugin("gate", GATES, name))
 
 
 def build_gate(name: str, spec: GateSpec, seed: int) -> Gate:
     """Returns a freshly initialised gate, on the CPU."""
-    make = gate_class(name)
-    return _seeded(lambda: make(spec), seed)
+    make = cast(Callable[..., Gate], gate_class(name))
+    return _seeded(lambda: make(spec, **spec.arguments), seed)
+
+
+def gate_spec(settings: Settings, name: str, in_features: int, num_experts: int) -> GateSpec:
+    """Returns what the gate `name` is built from, its arguments among it.
+
+    Args:
+        settings: the run's.
+        name: of the gate.
+        in_features: the width of what it reads.
+        num_experts: M.
+
+    Raises:
+        SettingsError: it does not take the arguments of its table.
+    """
+    own = short_name(name, GATES)
+    arguments = keyword_arguments(f"gate.{own}", gate_class(name), settings.gate.arguments.get(own, {}))
+    return GateSpec(in_features=in_features, num_experts=num_experts, hidden=settings.gate.hidden, arguments=arguments)
+
+
+def expert_arguments(settings: Settings, name: str) -> dict[str, object]:
+    """Returns the arguments of the backbone `name`, from its table.
+
+    Raises:
+        SettingsError: it does not take them.
+    """
+    own, make = short_name(name, EXPERTS), load_plugin("expert", EXPERTS, name)
+    return keyword_arguments(f"experts.{own}", make, settings.experts.arguments.get(own, {}))
 
 
 def _seeded(make: Callable[[], ModuleT], seed: int) -> ModuleT:

@@ -5,7 +5,8 @@ expert that reads embeddings, B x D x 1 x 1: an image of one pixel with D channe
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -22,12 +23,14 @@ class ExpertSpec:
         num_classes: C.
         width: units or channels; 0: the backbone's own default.
         norm: `"group"` or `"batch"`, for backbones that normalise.
+        arguments: the backbone's own settings (`experts.NAME.argument`): keyword arguments of its class.
     """
 
     in_shape: tuple[int, int, int]
     num_classes: int
     width: int = 0
     norm: str = "group"
+    arguments: Mapping[str, object] = field(default_factory=dict)
 
 
 class Expert(nn.Module, ABC):

@@ -1,6 +1,6 @@
-"""What a gate decided for one batch, as data, and the one function that every gate ends in.
+"""What a gate decided for one batch, as data.
 
-Shapes: B samples, M experts in the pool, K experts chosen for a sample.
+Shapes: B samples, M experts in the pool, K experts held.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Routing", "route"]
+__all__ = ["Routing", "best_held", "ordered"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Routing:
 
     Attributes:
         logits_BM: float scores of all M experts, those not held included.
-        expert_ids_BK: int64 ids of the chosen experts, best first; only held ones.
-        weights_BK: float weights of the chosen experts, at least 0; each row sums to 1.
+        expert_ids_BK: int64 ids of the held experts, best first for each sample.
+        weights_BK: their weights, at least 0; each row sums to 1, or to less, if the gate falls back.
     """
 
     logits_BM: Tensor
@@ -26,27 +26,30 @@ class Routing:
     weights_BK: Tensor
 
 
-def route(
-    logits_BM: Tensor, held_M: Tensor | None = None, top_k: int | None = None, num_held: int | None = None
-) -> Routing:
-    """Returns the routing that softmax scores give: the best `top_k` held experts of each sample, weights renormalised.
-
-    Ties fall to the expert with the lower id.
+def ordered(logits_BM: Tensor, expert_ids_K: Tensor, weights_BK: Tensor) -> Routing:
+    """Returns the routing with each sample's experts best first: by weight, then by score, then by id.
 
     Args:
-        logits_BM: scores.
-        held_M: bool mask of the experts that the client holds; `None`: all.
-        top_k: experts a sample; `None`: all held ones.
-        num_held: how many are held, where the caller knows: a program for many clients at once cannot count them.
-
-    Raises:
-        ValueError: nobody is held, or fewer are held than `top_k`.
+        logits_BM: scores over the pool.
+        expert_ids_K: the held experts, ascending.
+        weights_BK: theirs.
     """
-    if num_held is None:
-        num_held = logits_BM.shape[1] if held_M is None else int(held_M.sum())
-    k = num_held if top_k is None else top_k
-    if not 1 <= k <= num_held:
-        raise ValueError(f"top_k must lie between 1 and the number of held experts ({num_held}), got {k}")
-    masked_BM = logits_BM if held_M is None else logits_BM.masked_fill(~held_M, float("-inf"))
-    sorted_BM, order_BM = masked_BM.sort(dim=1, descending=True, stable=True)
-    return Routing(logits_BM, order_BM[:, :k], torch.softmax(sorted_BM[:, :k], dim=1))
+    by_score_BK = logits_BM[:, expert_ids_K].argsort(dim=1, descending=True, stable=True)
+    sorted_BK, order_BK = weights_BK.gather(1, by_score_BK).sort(dim=1, descending=True, stable=True)
+    return Routing(logits_BM, expert_ids_K[by_score_BK.gather(1, order_BK)], sorted_BK)
+
+
+def best_held(scores_BK: Tensor, weights_BK: Tensor) -> Tensor:
+    """Returns the column of each sample's best held expert: the greatest weight, of equal ones the greatest score.
+
+    Further columns of `weights_BK`, which have no score (the common expert's), win where theirs is the greatest alone.
+
+    >>> best_held(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.4, 0.4, 0.2]]))
+    tensor([1])
+    """
+    missing = weights_BK.shape[1] - scores_BK.shape[1]
+    scores_BK = torch.nn.functional.pad(scores_BK, (0, missing), value=float("-inf"))
+    leading_BK = weights_BK == weights_BK.max(dim=1, keepdim=True).values
+    # an own score may be -inf too: a column that does not lead must lose against it
+    ranks_BK = scores_BK.argsort(dim=1, stable=True, descending=True).argsort(dim=1)
+    return torch.where(leading_BK, ranks_BK, weights_BK.shape[1]).argmin(dim=1)

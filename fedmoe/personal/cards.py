@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedmoe.personal.personalized import Personalized
+from fedmoe.personal.personalized import MIXTURE, Personalized
 from fedmoe.recording.page import words
 from fedmoe.recording.plots import expert_colours
 from fedmoe.recording.wording import percent
@@ -87,7 +87,7 @@ def _card(found: Personalized, row: int, colours: Sequence[str]) -> str:
         kind = "right" if label == answer else "wrong"
         truth = "" if label == answer else f"<br>is {words(found.class_names[label])}"
     chosen = int(found.chosen[row])
-    who = _chip(chosen, colours[chosen]) if chosen >= 0 else "mixture"
+    who = _chip(chosen, colours[chosen]) if chosen >= 0 else "mixture" if chosen == MIXTURE else "common expert"
     sure = percent(float(found.probabilities[row, answer]), 0)
     before = f"alone: {found.class_names[alone]}, {percent(float(found.ways['plain'].probabilities[row, alone]), 0)}"
     return (

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Personalized", "Way"]
 
+MIXTURE, COMMON = -1, -2  # who answered, where no single expert did: all held ones, the common expert
+
 
 @dataclass(frozen=True)
 class Way:
@@ -40,8 +42,9 @@ class Personalized:
         scores: its score of every expert (M,).
         routed_by: `"gate"`, `"confidence"`, or `"none"` where nothing ranks.
         routing: each sample's softmax over the pool (B, M): the gate's probabilities, or the confidence's.
-        weights: the same over the K held experts (B, K), in the order of `experts`.
-        chosen: int64 (B,): the expert that answered each sample; -1 where the mixture of all held ones did.
+        weights: by the gate's rule over the K held experts (B, K), in the order of `experts`.
+        chosen: int64 (B,): the expert that answered each sample; `MIXTURE` (-1) where the mixture of all held ones did,
+            `COMMON` (-2) where the common expert did, on which some gates fall back.
         ways: figure -> predictions: `plain` and `em` (the common expert alone, without and with prior correction),
             `zero_shot` (the method's own way), `mixture`, and `..._em`.
         bytes: `common` (once; 0 where the method needs none), `gate`, `experts`, and `pool`: all experts, not fetched.

@@ -77,7 +77,8 @@ class Personalizer:
         embedding_BD, _, seconds = self._embedded(images)
         _check_alike(embedding_BD, self._preparation.table.embeddings[ids])
         round_num, seed_of_run = self.trained.checkpoint.round_num, settings.seed
-        lots = lots_of(seed_of_run, "evaluate", round_num, client_id, self.trained.num_experts)
+        gate = self.trained.empty_gate()
+        lots = None if gate is None else lots_of(seed_of_run, "evaluate", round_num, client_id, gate)
         return self._served(
             Batch(
                 who=f"unseen client {number} ({client_id} in clients.csv)",
@@ -190,12 +191,16 @@ class Personalizer:
                 "pictures do not show, so it serves the run's own clients only; hint: --client, or a run with another "
                 "gate.name"
             )
+        gate = self.trained.empty_gate()
+        if gate is None:
+            return torch.empty(len(embedding_BD), 0)
+        seed = derive_seed(self._preparation.settings.seed, "personalize", "lots")
+        lots = Lots(seed, self.trained.num_experts, gate.draws)
         if reads == "lot":
-            seed = derive_seed(self._preparation.settings.seed, "personalize", "lots")
-            return Lots(seed, self.trained.num_experts).draw(len(embedding_BD))
+            return lots.draw(len(embedding_BD))
         if reads == "fingerprint":
-            return torch.from_numpy(self._store.fingerprints.of(embedding_BD.numpy(), common_BC.numpy()))
-        return embedding_BD if reads == "embedding" else torch.empty(len(embedding_BD), 0)
+            embedding_BD = torch.from_numpy(self._store.fingerprints.of(embedding_BD.numpy(), common_BC.numpy()))
+        return torch.cat([embedding_BD, lots.numbers(len(embedding_BD))], dim=1)
 
 
 def _check_alike(fresh_BD: Tensor, kept_BD: NDArray[np.float32]) -> None:

@@ -17,15 +17,14 @@ from fedmoe.evaluation.outputs import expert_logits
 from fedmoe.evaluation.predictions import Answers, predictions_of
 from fedmoe.evaluation.prior_em import correct_priors
 from fedmoe.evaluation.priors import federated_prior, public_prior, voted_prior
-from fedmoe.evaluation.zero_shot import rank_experts
+from fedmoe.evaluation.zero_shot import rank_experts, rule_of
 from fedmoe.federation.assignment import top_k
 from fedmoe.federation.ledger import FLOAT_BYTES
-from fedmoe.moe.construction import build_gate
 from fedmoe.moe.expert import Expert
-from fedmoe.moe.gate import Gate, GateSpec
+from fedmoe.moe.gate import Gate
 from fedmoe.moe.vectors import load_vector
 from fedmoe.personal.fetching import Fetching
-from fedmoe.personal.personalized import Personalized, Way
+from fedmoe.personal.personalized import COMMON, MIXTURE, Personalized, Way
 from fedmoe.personal.trained import Trained
 from fedmoe.training.samples import ClientSamples, SampleStore
 
@@ -75,7 +74,7 @@ def serve_batch(trained: Trained, store: SampleStore, scratch: Expert, batch: Ba
         load_vector(scratch, fetching.experts[expert_id])
         return scratch
 
-    gate = _gate(trained, store, fetching)
+    gate = _gate(trained, fetching)
     if serving.by == "confidence":
         fetching.fetch_experts(range(trained.num_experts))
     with _timed(seconds, "rank"):
@@ -84,8 +83,11 @@ def serve_batch(trained: Trained, store: SampleStore, scratch: Expert, batch: Ba
     fetching.fetch_experts(held)
     with _timed(seconds, "predict"):
         outputs = outputs or expert_logits(load, [held], [batch.samples])
-        answers = Answers(held, scores, logits_BM, outputs[0], batch.samples.y.cpu())
-        found = predictions_of(*answers.of_held(), serving, batch.common_BC)
+        labels, rule = batch.samples.y.cpu(), rule_of(gate, serving)
+        answers = Answers(
+            held, scores, logits_BM, outputs[0], labels, batch.common_BC, weigh=rule[0], falls_back=rule[1]
+        )
+        found = predictions_of(answers.of_held(), serving, batch.common_BC)
     with _timed(seconds, "correct"):
         ways = _ways(trained, batch.common_BC, found)
     return Personalized(
@@ -99,7 +101,7 @@ def serve_batch(trained: Trained, store: SampleStore, scratch: Expert, batch: Ba
         scores=np.array(scores),
         routed_by=_routed_by(trained),
         routing=torch.softmax(logits_BM.double(), dim=1).numpy(),
-        weights=torch.softmax(logits_BM[:, list(held)].double(), dim=1).numpy(),
+        weights=answers.weigh(logits_BM.double(), torch.tensor(held)).numpy(),
         chosen=_chosen(trained, answers),
         ways=ways,
         bytes={
@@ -112,15 +114,11 @@ def serve_batch(trained: Trained, store: SampleStore, scratch: Expert, batch: Ba
     )
 
 
-def _gate(trained: Trained, store: SampleStore, fetching: Fetching) -> Gate | None:
+def _gate(trained: Trained, fetching: Fetching) -> Gate | None:
     """Returns the method's gate, fetched; `None` where it has none."""
-    if trained.reads is None:
-        return None
-    settings = trained.preparation.settings.gate
-    width = store.gate_width(trained.reads, trained.num_experts)
-    spec = GateSpec(in_features=width, num_experts=trained.num_experts, hidden=settings.hidden)
-    gate = build_gate(trained.gate, spec, 0).to(trained.device)
-    load_vector(gate, fetching.gate())
+    gate = trained.empty_gate()
+    if gate is not None:
+        load_vector(gate, fetching.gate())
     return gate
 
 
@@ -146,11 +144,11 @@ def _way(ranked_BC: Tensor, probabilities_BC: Tensor) -> Way:
 
 
 def _chosen(trained: Trained, answers: Answers) -> NDArray[np.int64]:
-    """Returns the expert that answered each sample, -1 where their mixture did."""
-    held = np.array(answers.held, dtype=np.int64)
-    if trained.serving.answer == "mixture" and len(held) > 1:
-        return np.full(len(answers.logits_BM), -1, dtype=np.int64)
-    chosen_B: NDArray[np.int64] = held[answers.logits_BM[:, held].argmax(dim=1).numpy()]
+    """Returns the expert that answered each sample; `MIXTURE` where all held ones did, `COMMON`: the common expert."""
+    of_held = answers.of_held()
+    if trained.serving.answer == "mixture" and len(of_held.logits_KBC) > 1:
+        return np.full(len(answers.logits_BM), MIXTURE, dtype=np.int64)
+    chosen_B: NDArray[np.int64] = np.array([*answers.held, COMMON], dtype=np.int64)[of_held.best_B.numpy()]
     return chosen_B
 
 

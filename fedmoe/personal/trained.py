@@ -16,7 +16,8 @@ from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
 from fedmoe.flower.recorder import MethodRecorder
 from fedmoe.flower.running import ledger_of, place_of
 from fedmoe.flower.strategy import ExpertStrategy
-from fedmoe.moe.construction import gate_class
+from fedmoe.moe.construction import build_gate, gate_class, gate_spec
+from fedmoe.moe.gate import Gate
 from fedmoe.recording.checkpoints import CheckpointIndex, newest_checkpoint, open_checkpoint
 from fedmoe.recording.run_folder import RunFolder, open_run_folder
 
@@ -57,6 +58,14 @@ class Trained:
     def num_experts(self) -> int:
         """Returns M."""
         return self.ledger.num_experts
+
+    def empty_gate(self) -> Gate | None:
+        """Returns the method's gate with any weights, on the device; `None` where it has none."""
+        if self.reads is None:
+            return None
+        width = self.preparation.store.gate_width(self.reads, self.num_experts)
+        spec = gate_spec(self.preparation.settings, self.gate, width, self.num_experts)
+        return build_gate(self.gate, spec, 0).to(self.device)
 
     def part(self, name: str) -> str:
         """Returns the name in the checkpoint of `gate` or `expert/3` as it is served."""

@@ -1,6 +1,6 @@
 """What a client got, in words and rows, for a terminal and for the page."""
 
-from fedmoe.personal.personalized import Personalized
+from fedmoe.personal.personalized import MIXTURE, Personalized
 from fedmoe.recording.wording import bytes_text, method_title, percent, variant_title
 
 __all__ = ["accuracy_rows", "cost_rows", "experts_text", "fetched", "headline", "milliseconds", "total"]
@@ -68,7 +68,7 @@ def accuracy_rows(found: Personalized) -> list[tuple[str, list[str]]]:
     for name, share in found.accuracies.items():
         before = name in ("plain", "em")
         who = "before: common expert" if before else f"after: {method_title(found.method)}"
-        own = name.startswith("zero_shot") and (found.chosen < 0).all()  # it answers by its mixture
+        own = name.startswith("zero_shot") and (found.chosen == MIXTURE).all()  # it answers by its mixture
         how = variant_title(name.replace("zero_shot", "mixture") if own else name, dense)
         rows.append(("main" if name == "zero_shot" else "", [who, how, percent(share)]))
     return rows

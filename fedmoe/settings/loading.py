@@ -16,15 +16,16 @@ from fedmoe.settings.schema import Settings
 __all__ = ["from_flat", "leaves", "to_flat"]
 
 Scalar = bool | int | float | str
+TABLES = ("strategy", "gate", "experts")  # of arguments: TABLE.NAME.ARGUMENT
 
 
 def leaves(cls: type = Settings, prefix: str = "") -> Iterator[tuple[str, "Field[Any]"]]:
-    """Yields (dotted key with dashes, dataclass field) for every setting; strategy arguments are not among them."""
+    """Yields (dotted key with dashes, dataclass field) for every setting; plug-ins' arguments are not among them."""
     for item in fields(cls):
         key = prefix + item.name.replace("_", "-")
         if item.default_factory is not MISSING and is_dataclass(item.default_factory):
             yield from leaves(cast(type, item.default_factory), key + ".")
-        elif key != "strategy.arguments":
+        elif item.name != "arguments":
             yield key, item
 
 
@@ -33,14 +34,15 @@ def from_flat(flat: Mapping[str, Scalar]) -> Settings:
 
     Args:
         flat: `{"clients.per-round": 10, "strategy.fedprox.mu": 0.01, ...}`. A key `strategy.NAME.ARGUMENT` is an
-            argument of the strategy NAME; dashes in it may be underscores.
+            argument of the strategy NAME, `gate.NAME.ARGUMENT` of a gate, `experts.NAME.ARGUMENT` of a backbone; dashes
+            in it may be underscores.
 
     Raises:
         SettingsError: an unknown key, a wrong type, a value out of range, or settings that contradict each other.
     """
     schema = dict(leaves())
     nested: dict[str, Any] = {}
-    arguments: dict[str, dict[str, Scalar]] = {}
+    arguments: dict[str, dict[str, dict[str, Scalar]]] = {table: {} for table in TABLES}
     for key, value in flat.items():
         parts = key.replace("_", "-").split(".")
         name = ".".join(parts)
@@ -50,11 +52,13 @@ def from_flat(flat: Mapping[str, Scalar]) -> Settings:
             for part in parts[:-1]:
                 table = table.setdefault(part.replace("-", "_"), {})
             table[parts[-1].replace("-", "_")] = value
-        elif parts[0] == "strategy" and len(parts) == 3:
-            arguments.setdefault(parts[1].replace("-", "_"), {})[parts[2].replace("-", "_")] = value
+        elif parts[0] in TABLES and len(parts) == 3:
+            name, argument = (part.replace("-", "_") for part in parts[1:])
+            arguments[parts[0]].setdefault(name, {})[argument] = value
         else:
             raise SettingsError(f"unknown setting '{key}'; {_nearest_key(name, schema)}")
-    nested.setdefault("strategy", {})["arguments"] = arguments
+    for kind, by_name in arguments.items():
+        nested.setdefault(kind, {})["arguments"] = by_name
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.create(nested))
         settings = cast(Settings, OmegaConf.to_object(merged))
@@ -76,9 +80,10 @@ def to_flat(settings: Settings) -> dict[str, Scalar]:
         for part in key.split("."):
             value = getattr(value, part.replace("-", "_"))
         flat[key] = value
-    for name, table in settings.strategy.arguments.items():
-        for argument, value in table.items():
-            flat[f"strategy.{name}.{argument.replace('_', '-')}"] = value
+    for kind in TABLES:
+        for name, table in getattr(settings, kind).arguments.items():
+            for argument, value in table.items():
+                flat[f"{kind}.{name}.{argument.replace('_', '-')}"] = value
     return flat
 
 

@@ -96,15 +96,16 @@ class CommonExpertSettings:
 
 @dataclass(frozen=True)
 class GateSettings:
-    """The network that ranks the experts on an embedding."""
+    """The network that ranks the experts on an embedding, and a table of arguments for each gate that has any."""
 
     name: str = setting("mlp", "gate: a short name or 'module:Attribute'")
     hidden: int = setting(64, "hidden units", low=1)
+    arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ExpertsSettings:
-    """The pool of experts."""
+    """The pool of experts, and a table of arguments for each backbone that has any."""
 
     num: int = setting(5, "experts in the pool (M)", low=1)
     top_k: int = setting(2, "experts that a normal or unseen client holds (K)", low=1)
@@ -112,6 +113,7 @@ class ExpertsSettings:
     width: int = setting(0, "the backbone's width (units or channels); 0: its own default", low=0)
     norm: str = setting("group", "normalisation of convolutional backbones", choices=("group", "batch"))
     init: str = setting("random", "where experts start", choices=("random", "common"))
+    arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

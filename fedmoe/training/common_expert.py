@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from fedmoe.data.contracts import Dataset, Ids
 from fedmoe.data.storage import home, new_file
 from fedmoe.errors import DataError
-from fedmoe.moe.construction import build_expert
+from fedmoe.moe.construction import build_expert, expert_arguments
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.vectors import to_vector
 from fedmoe.references import load_plugin, source_of
@@ -72,8 +72,8 @@ def common_expert(
     Raises:
         DataError: a given file is missing, broken or of another shape.
     """
-    spec = expert_spec(settings, dataset.x_NCHW.shape[1:], len(dataset.class_names))
     backbone = settings.common_expert.model or settings.experts.model
+    spec = expert_spec(settings, dataset.x_NCHW.shape[1:], len(dataset.class_names), backbone)
     source = settings.common_expert.source
     check_source(source)
     key = _cache_key(settings, backbone, spec, data_fingerprint, public_ids, device)
@@ -120,14 +120,25 @@ def check_source(source: str) -> None:
         raise DataError(f"common-expert.source must be 'public', 'torchvision:NAME' or a file, got '{source}'")
 
 
-def expert_spec(settings: Settings, in_shape: Sequence[int], num_classes: int) -> ExpertSpec:
-    """Returns what experts (and the common expert) are built from for inputs of this shape."""
+def expert_spec(settings: Settings, in_shape: Sequence[int], num_classes: int, backbone: str = "") -> ExpertSpec:
+    """Returns what experts (and the common expert) are built from for inputs of this shape.
+
+    Args:
+        settings: the run's.
+        in_shape: channels, height, width.
+        num_classes: C.
+        backbone: empty: the experts'.
+
+    Raises:
+        SettingsError: the backbone does not take the arguments of its table.
+    """
     channels, height, width = (int(n) for n in in_shape)
     return ExpertSpec(
         in_shape=(channels, height, width),
         num_classes=num_classes,
         width=settings.experts.width,
         norm=settings.experts.norm,
+        arguments=expert_arguments(settings, backbone or settings.experts.model),
     )
 
 

@@ -47,13 +47,15 @@ def examine(place: Workplace, job: ClientJob, state: ServerState) -> JobKind:
     samples = load_stack(place, [job], len(state.experts), 1, 1)
     rows = torch.arange(PROBE, device=place.device) % samples.counts[0]
     inputs = samples.samples.inputs(rows)
-    y, gate = (part[rows][None] for part in (samples.samples.y, samples.samples.gate_input))
+    own = (samples.samples.y, samples.samples.gate_input, samples.samples.common)
+    y, gate, common = (part[rows][None] for part in own)
     x = inputs[None]
     stack = RunningStack(place, buffers, [job], state, 1)
-    exact = StepBatch(x, y, gate, None)
+    exact = StepBatch(x, y, gate, common, None)
     # Rows that differ from all samples, so that they show even where a client has one sample alone.
     counted = (torch.arange(2 * PROBE, device=place.device) < PROBE).float()[None]
-    filled = StepBatch(torch.cat([x, -x], 1), torch.cat([y, y], 1), torch.cat([gate, -gate], 1), counted)
+    x, gate, common = (torch.cat([part, -part], 1) for part in (x, gate, common))
+    filled = StepBatch(x, torch.cat([y, y], 1), gate, common, counted)
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -64,8 +66,8 @@ def examine(place: Workplace, job: ClientJob, state: ServerState) -> JobKind:
         one = gradient(stack, filled)
     copies = 4 * 6 * sum(t.numel() for room in buffers.stacks.values() for t in room.tensors.values())
     passes = sum(kept.values()) * place.settings.batch_size // (2 * PROBE)
-    own = (samples.samples.images, samples.samples.y, samples.samples.gate_input, samples.rows_NSB)
-    needed = copies + 2 * passes + sum(part.numel() * part.element_size() for part in own)
+    kept_there = (samples.samples.images, *own, samples.rows_NSB)
+    needed = copies + 2 * passes + sum(part.numel() * part.element_size() for part in kept_there)
     stack = RunningStack(place, buffers, [job], state, 1)  # anew: a pass may have changed BatchNorm's statistics
     try:
         other = gradient(stack, exact)

@@ -74,6 +74,7 @@ class LoopTrainer:
             self.place.samples_of(job),
             None if gate is None else gate.reads,
             self.place.lots(job, len(state.experts)),
+            common=gate is not None and gate.falls_back,
         )
         model = self._model(job, state, experts, gate, begun)
         loss = self._epochs(job, model, experts, gate, load_objective(job.objective), samples)
@@ -158,7 +159,8 @@ class LoopTrainer:
                 part = slice(first, first + settings.batch_size)
                 x_BCHW = augment(samples.inputs(order[part]), None if lots is None else lots[part])
                 x_BCHW = x_BCHW.contiguous(memory_format=self.memory_format)
-                yield Batch(x_BCHW, samples.y[order[part]], samples.gate_input[order[part]])
+                y_B, gate_BD, common_BC = (own[order[part]] for own in (samples.y, samples.gate_input, samples.common))
+                yield Batch(x_BCHW, y_B, gate_BD, common_BC=common_BC)
 
 
 def _present(experts: Sequence[Expert], gate: Gate | None) -> list[nn.Module]:

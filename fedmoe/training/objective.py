@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from fedmoe.federation.job import Term
-from fedmoe.moe.routing import Routing
 from fedmoe.references import load_plugin
 
 __all__ = ["Batch", "GateCopy", "LocalModel", "Objective", "load_objective", "load_terms"]
@@ -30,12 +29,14 @@ class Batch:
         y_B: int64 labels.
         gate_BD: what the gate reads; an empty tensor where the job has no gate.
         weight_B: 1 for a sample, 0 for a row that only fills the batch up; `None`: all are samples.
+        common_BC: the common expert's class logits, where the gate falls back; else an empty tensor.
     """
 
     x_BCHW: Tensor
     y_B: Tensor
     gate_BD: Tensor
     weight_B: Tensor | None = None
+    common_BC: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def mean(self, loss_B: Tensor) -> Tensor:
         """Returns the mean of a figure a sample, rows that only fill the batch up left out.
@@ -51,12 +52,17 @@ class Batch:
 class GateCopy(Protocol):
     """A client's gate: the module itself, or its stacked copies."""
 
+    @property
+    def falls_back(self) -> bool:
+        """Returns `Gate.falls_back`."""
+        ...
+
     def scores(self, input_BD: Tensor) -> Tensor:
         """Returns logits_BM."""
         ...
 
-    def __call__(self, input_BD: Tensor, held_M: Tensor | None = None, num_held: int | None = None) -> Routing:
-        """Returns the routing over the held experts."""
+    def weigh(self, logits_BM: Tensor, expert_ids_K: Tensor) -> Tensor:
+        """Returns weights_BK of the held experts."""
         ...
 
 
@@ -94,8 +100,16 @@ class LocalModel:
         Logit adjustment (Menon et al., arXiv 2007.07314, equation 10): the local loss sees `logits + log prior`, so
         that the expert itself need not learn which labels this client happens to hold.
         """
-        logits_KBC = self.experts(x_BCHW).float()  # losses are taken in float32, whatever the experts computed in
-        return logits_KBC if self.log_prior_C is None else logits_KBC + self.log_prior_C
+        return self.adjusted(self.experts(x_BCHW).float())  # losses are taken in float32, whatever was computed in
+
+    def adjusted(self, logits: Tensor) -> Tensor:
+        """Returns class logits with the log of the client's label prior added, where that is on."""
+        return logits if self.log_prior_C is None else logits + self.log_prior_C
+
+    @property
+    def falls_back(self) -> bool:
+        """Returns whether what the gate leaves of its weights is the common expert's (`Gate.falls_back`)."""
+        return self.gate is not None and self.gate.falls_back
 
     def scores(self, gate_BD: Tensor) -> Tensor:
         """Returns the gate's logits_BM over the whole pool.
@@ -105,15 +119,18 @@ class LocalModel:
         """
         return self._present_gate().scores(gate_BD).float()
 
-    def route(self, gate_BD: Tensor) -> Routing:
-        """Returns the routing over the held experts; columns are pool ids.
+    def weights(self, gate_BD: Tensor, expert_ids: Tensor | None = None) -> Tensor:
+        """Returns weights_BK as the gate's rule has them: of the held experts, in the order of `expert_ids_K`.
+
+        Args:
+            gate_BD: what the gate reads.
+            expert_ids: other experts that share the weight, int64 pool ids; `None`: the held ones.
 
         Raises:
             ValueError: the job has no gate.
         """
-        pool_M = torch.arange(self.num_experts, device=gate_BD.device)
-        held_M = (pool_M[:, None] == self.expert_ids_K).any(dim=1)
-        return self._present_gate()(gate_BD, held_M, num_held=len(self.expert_ids_K))
+        ids = self.expert_ids_K if expert_ids is None else expert_ids
+        return self._present_gate().weigh(self.scores(gate_BD), ids)
 
     def _present_gate(self) -> GateCopy:
         if self.gate is None:

@@ -12,7 +12,6 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
-from fedmoe.moe.routing import Routing
 from fedmoe.training.objective import Batch, LocalModel, Objective
 
 __all__ = ["GIVEN", "Memory", "Program"]
@@ -61,8 +60,9 @@ class Program:
             experts: trained and other tensors of the experts' copies, N x K in front.
             gate: likewise of the gate's copies, N x 1 in front.
             own: what else differs between the clients: `x` (N x B x channels x height x width), `y` (N x B), `gate`
-                (N x B x D), `expert_ids` and `rows` (the pool's rows that they started from; N x K); where they are
-                wanted also `weight` (N x B), `log_prior` (N x classes) and the clients' own numbers (`given/NAME`).
+                (N x B x D), `common` (N x B x classes, or 0), `expert_ids` and `rows` (the pool's rows that they
+                started from; N x K); where they are wanted also `weight` (N x B), `log_prior` (N x classes) and the
+                clients' own numbers (`given/NAME`).
             memory: what the clients have kept for the objective, N in front.
         """
         losses_N: Tensor = vmap(self._loss)(experts, gate, own, memory)
@@ -100,7 +100,7 @@ class Program:
             shared={name: _rows(*pools, experts[0], gate[0], rows_K) for name, pools in self.shared.items()},
             given={name.removeprefix(GIVEN): value for name, value in own.items() if name.startswith(GIVEN)},
         )
-        return self.objective(model, Batch(own["x"], own["y"], own["gate"], own.get("weight")))
+        return self.objective(model, Batch(own["x"], own["y"], own["gate"], own.get("weight"), own["common"]))
 
     def _logits_KBC(self, trained: Tensors, fixed: Tensors, x_BCHW: Tensor) -> Tensor:
         def logits_BC(trained: Tensors, fixed: Tensors) -> Tensor:
@@ -147,12 +147,12 @@ class _GateCopy:
 
     def __init__(self, methods: _Methods, tensors: Tensors) -> None:
         self.method = methods
+        self.falls_back = methods.gate.falls_back
         self.tensors = {f"gate.{name}": value for name, value in tensors.items()}
 
     def scores(self, input_BD: Tensor) -> Tensor:
         out: Tensor = functional_call(self.method, self.tensors, ("scores", input_BD))
         return out
 
-    def __call__(self, input_BD: Tensor, held_M: Tensor | None = None, num_held: int | None = None) -> Routing:
-        out: Routing = functional_call(self.method, self.tensors, ("forward", input_BD, held_M, num_held))
-        return out
+    def weigh(self, logits_BM: Tensor, expert_ids_K: Tensor) -> Tensor:
+        return self.method.gate.weigh(logits_BM, expert_ids_K)

@@ -53,15 +53,21 @@ def read_by_experts(
 
 @dataclass(frozen=True)
 class Lots:
-    """What a gate that draws lots reads: lots of one client, of a stream of their own.
+    """What falls by lot for a gate: of one client, of a stream of its own.
 
     Attributes:
         seed: of the stream; one a client and round.
         num_experts: M.
+        draws: numbers that each sample comes with beside what the gate reads (`Gate.draws`).
     """
 
     seed: int
     num_experts: int
+    draws: int = 0
+
+    def numbers(self, num_samples: int) -> Tensor:
+        """Returns numbers drawn evenly from [0, 1), shape (num_samples, draws)."""
+        return torch.rand(num_samples, self.draws, generator=torch.Generator().manual_seed(self.seed))
 
     def draw(self, num_samples: int) -> Tensor:
         """Returns lots in [0, 1.25), shape (num_samples, M): a sample's for each expert, plus a share of the client's.
@@ -84,6 +90,7 @@ class ClientSamples:
         gate_input: (N, D) float; D is 0 where no gate reads.
         mean: per-channel mean for `inputs`, shape (channels, 1, 1).
         std: likewise.
+        common: the common expert's class logits (N, C) where a gate falls back to it; else C is 0.
     """
 
     images: Tensor
@@ -91,6 +98,11 @@ class ClientSamples:
     gate_input: Tensor
     mean: Tensor
     std: Tensor
+    common: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __post_init__(self) -> None:
+        if not self.common.numel():
+            object.__setattr__(self, "common", torch.empty(len(self.y), 0, device=self.y.device))
 
     @classmethod
     def joined(cls, clients: "Sequence[ClientSamples]") -> "ClientSamples":
@@ -101,7 +113,9 @@ class ClientSamples:
         """
         if not all(len(own) for own in clients):
             raise ValueError("a client must have a sample at least")
-        parts = {name: torch.cat([getattr(own, name) for own in clients]) for name in ("images", "y", "gate_input")}
+        parts = {
+            name: torch.cat([getattr(own, name) for own in clients]) for name in ("images", "y", "gate_input", "common")
+        }
         return cls(**parts, mean=clients[0].mean, std=clients[0].std)
 
     def __len__(self) -> int:
@@ -192,13 +206,16 @@ class SampleStore:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
-    def load(self, ids: Ids, reads: str | None = "embedding", lots: Lots | None = None) -> ClientSamples:
+    def load(
+        self, ids: Ids, reads: str | None = "embedding", lots: Lots | None = None, *, common: bool = False
+    ) -> ClientSamples:
         """Returns the samples `ids`, in that order.
 
         Args:
             ids: sample ids.
             reads: what the gate reads (`Gate.reads`); `None`: there is no gate.
-            lots: what is drawn for a gate that reads lots.
+            lots: what is drawn for a gate that reads lots, or comes with some.
+            common: whether the common expert's logits are wanted too.
 
         Raises:
             ValueError: a gate cannot read that, or it reads lots and none are given.
@@ -207,6 +224,7 @@ class SampleStore:
             images=self._take("images", ids),
             y=self.y(ids),
             gate_input=self.gate_input(ids, reads, lots),
+            common=self.common_logits(ids) if common else torch.empty(len(ids), 0, device=self.device),
             mean=self.mean.view(-1, 1, 1).to(self.device),
             std=self.std.view(-1, 1, 1).to(self.device),
         )
@@ -222,9 +240,17 @@ class SampleStore:
     def gate_input(self, ids: Ids, reads: str | None, lots: Lots | None = None) -> Tensor:
         """Returns what the gate reads of the samples `ids`, shape (len(ids), D): no image is touched for it.
 
+        Numbers drawn for the gate, where there are some, follow it.
+
         Raises:
             ValueError: a gate cannot read that, or it reads lots and none are given.
         """
+        read = self._read(ids, reads, lots)
+        if lots is None or not lots.draws:
+            return read
+        return torch.cat([read, lots.numbers(len(ids)).to(self.device)], dim=1)
+
+    def _read(self, ids: Ids, reads: str | None, lots: Lots | None) -> Tensor:
         if reads is None:
             return torch.empty(len(ids), 0, device=self.device)
         if reads == "embedding":

@@ -28,12 +28,14 @@ class StepBatch:
         x: normalised inputs, clients x batch x channels x height x width.
         y: labels, clients x batch.
         gate: what the gate reads, clients x batch x width.
+        common: the common expert's logits, clients x batch x classes; of width 0 where the gate does not fall back.
         weight: 1 for a sample and 0 for a row that fills up, clients x batch; `None`: all are samples.
     """
 
     x: Tensor
     y: Tensor
     gate: Tensor
+    common: Tensor
     weight: Tensor | None
 
 
@@ -70,13 +72,14 @@ class StackSamples:
         picked = self.rows_NSB[:rows, step, :size].reshape(-1)
         lots = None if self.lots_NSB3 is None else self.lots_NSB3[:rows, step, :size].reshape(-1, 3)
         x = augment(self.samples.inputs(picked), lots)
-        y, gate = (part.index_select(0, picked) for part in (self.samples.y, self.samples.gate_input))
+        own = (self.samples.y, self.samples.gate_input, self.samples.common)
+        y, gate, common = (part.index_select(0, picked) for part in own)
         weight = None
         if (self.sizes_NS[:active, step] != size).any():
             ends = torch.from_numpy(self.sizes_NS[:rows, step]).to(picked.device)
             weight = (torch.arange(size, device=picked.device) < ends[:, None]).float()
-        x, y, gate = (part.reshape(rows, size, *part.shape[1:]) for part in (x, y, gate))
-        return StepBatch(x, y, gate, weight)
+        x, y, gate, common = (part.reshape(rows, size, *part.shape[1:]) for part in (x, y, gate, common))
+        return StepBatch(x, y, gate, common, weight)
 
 
 def load_stack(
@@ -95,13 +98,16 @@ def load_stack(
     counts = tuple(len(own) for own in ids)
     if 0 in counts:
         raise ValueError("a client must have a sample at least")
-    reads = place.gate_for(num_experts).reads if jobs[0].gate else None
-    samples = place.store.load(np.concatenate(ids), None if reads == "lot" else reads)
-    if reads == "lot":
-        lots = [
-            place.store.gate_input(own, reads, place.lots(job, num_experts)) for own, job in zip(ids, jobs, strict=True)
+    gate = place.gate_for(num_experts) if jobs[0].gate else None
+    by_lot = gate is not None and (gate.reads == "lot" or gate.draws > 0)
+    reads = None if gate is None or by_lot else gate.reads
+    samples = place.store.load(np.concatenate(ids), reads, common=gate is not None and gate.falls_back)
+    if gate is not None and by_lot:
+        inputs = [
+            place.store.gate_input(own, gate.reads, place.lots(job, num_experts))
+            for own, job in zip(ids, jobs, strict=True)
         ]
-        samples = replace(samples, gate_input=torch.cat(lots))
+        samples = replace(samples, gate_input=torch.cat(inputs))
     batch_size, augmentation = place.settings.batch_size, place.settings.augmentation
     steps = [num_steps(count, place.epochs(job), batch_size) for count, job in zip(counts, jobs, strict=True)]
     longest = max(steps)

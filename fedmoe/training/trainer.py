@@ -68,8 +68,9 @@ class Workplace:
         return torch_stream(self.seed, "train", "round", job.round_num, "client", job.client_id)
 
     def lots(self, job: ClientJob, num_experts: int) -> Lots:
-        """Returns the lots that a gate which reads lots gets for this client and round."""
-        return Lots(derive_seed(self.seed, "gate", "round", job.round_num, "client", job.client_id), num_experts)
+        """Returns what falls by lot for the job's gate, for this client and round."""
+        draws = self.gate_for(num_experts).draws if job.gate else 0
+        return Lots(derive_seed(self.seed, "gate", "round", job.round_num, "client", job.client_id), num_experts, draws)
 
     def epochs(self, job: ClientJob) -> int:
         """Returns the client's passes over its samples."""

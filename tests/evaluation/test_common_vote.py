@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from fedmoe.evaluation.predictions import predictions_of
+from fedmoe.evaluation.predictions import HeldAnswers, predictions_of
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult, serve_clients
 from fedmoe.training.samples import ClientSamples
 from tests.evaluation.test_zero_shot import CLASSES, POOL, client, gate_of, pool
 from tests.small import run_small, small_config
 
+VOTED = Serving(top_k=1, common_vote=0.5)
 PRIOR = torch.tensor([0.55, 0.25, 0.15, 0.05], dtype=torch.float64)
 
 
@@ -31,8 +32,9 @@ def test_probabilities_are_the_weighted_sum(seed: int, share: float) -> None:
     rng = torch.Generator().manual_seed(seed)
     scores_BK, logits_KBC = torch.randn(30, 2, generator=rng), torch.randn(2, 30, CLASSES, generator=rng)
     common_BC = 3 * torch.randn(30, CLASSES, generator=rng)
-    alone = predictions_of(scores_BK, logits_KBC, Serving(top_k=2))
-    voted = predictions_of(scores_BK, logits_KBC, Serving(top_k=2, common_vote=share), common_BC)
+    held = HeldAnswers(scores_BK.argmax(dim=1), torch.softmax(scores_BK, dim=1), logits_KBC)
+    alone = predictions_of(held, Serving(top_k=2))
+    voted = predictions_of(held, Serving(top_k=2, common_vote=share), common_BC)
     assert voted.keys() == alone.keys() == {"zero_shot", "mixture"}
     for name, log_probs_BC in voted.items():
         expected = (1 - share) * alone[name].exp() + share * torch.softmax(common_BC, dim=1)
@@ -63,7 +65,7 @@ def test_a_cold_start_with_all_samples_is_the_ordinary_figure(seed: int) -> None
 
 def test_its_logits_must_be_given() -> None:
     with pytest.raises(ValueError, match="has a vote"):
-        predictions_of(torch.zeros(3, 1), torch.zeros(1, 3, 2), Serving(top_k=1, common_vote=0.5))
+        predictions_of(HeldAnswers(torch.zeros(3).long(), torch.ones(3, 1), torch.zeros(1, 3, 2)), VOTED)
 
 
 def test_all_methods_of_a_run_have_it_and_the_common_expert_is_counted_for_each(tmp_path: Path) -> None:

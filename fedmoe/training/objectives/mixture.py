@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
-from fedmoe.moe.mixture import mix
+from fedmoe.moe.mixture import mix, with_common
 from fedmoe.training.objective import Batch, LocalModel
 
 __all__ = ["Mixture"]
@@ -18,8 +18,10 @@ class Mixture:
 
     Attributes:
         output: mix `"probability"` or `"logit"`; it is also what the gate's gradient passes through.
-        renormalise: weights over the held experts sum to 1; else they are the softmax over the whole pool, whose sum
-            over the held ones is at most 1 (the gate then also learns to prefer the held ones).
+        renormalise: the gate's rule weighs the held experts alone; else the whole pool, of which the held ones' weights
+            sum to at most 1 (the gate then also learns to prefer the held ones).
+
+    Where the gate falls back, the common expert has what is left of the weights; its output is fixed.
     """
 
     output: str = "probability"
@@ -27,10 +29,13 @@ class Mixture:
 
     def __call__(self, model: LocalModel, batch: Batch) -> Tensor:
         """Returns the mean negative log-likelihood of the mixture."""
-        pool_BM = model.route(batch.gate_BD).logits_BM
         if self.renormalise:
-            weights_BK = torch.softmax(pool_BM.index_select(1, model.expert_ids_K), dim=1)
+            weights_BK = model.weights(batch.gate_BD)
         else:
-            weights_BK = torch.softmax(pool_BM, dim=1).index_select(1, model.expert_ids_K)
-        log_probs_BC = mix(model.logits_KBC(batch.x_BCHW), weights_BK, self.output)
+            pool_M = torch.arange(model.num_experts, device=batch.gate_BD.device)
+            weights_BK = model.weights(batch.gate_BD, pool_M).index_select(1, model.expert_ids_K)
+        logits_KBC = model.logits_KBC(batch.x_BCHW)
+        if model.falls_back:
+            logits_KBC, weights_BK = with_common(logits_KBC, weights_BK, model.adjusted(batch.common_BC))
+        log_probs_BC = mix(logits_KBC, weights_BK, self.output)
         return batch.mean(nll_loss(log_probs_BC, batch.y_B, reduction="none"))
