@@ -82,10 +82,8 @@ def dispatch_entropy(cluster_N: Tensor, expert_N: Tensor) -> float:
 def fresh(model: str, width: int, like: Samples, seed: int, *path: str | int) -> Expert:
     """Returns an expert whose head stays the sum of each class's filters, as in the paper."""
     channels, height, patch = like.x.shape[1:]
-    spec = ExpertSpec(in_shape=(channels, height, patch), num_classes=2, width=width)
-    expert = build_expert(model, spec, derive_seed(seed, "expert", *path))
-    expert.head.requires_grad_(False)
-    return expert
+    spec = ExpertSpec(in_shape=(channels, height, patch), num_classes=2, width=width, arguments={"fixed_head": True})
+    return build_expert(model, spec, derive_seed(seed, "expert", *path))
 
 
 @dataclass(frozen=True)
@@ -154,4 +152,4 @@ def train_alone(model: str, width: int, train: Samples, test: Samples, seed: int
 
 def chunks(given: Samples) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields inputs and labels, a thousand samples at a time."""
-    yield from zip(given.x.split(CHUNK), given.y.split(CHUNK), strict=True)
+    yield from zip(torch.split(given.x, CHUNK), torch.split(given.y, CHUNK), strict=True)

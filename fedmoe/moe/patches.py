@@ -11,7 +11,6 @@ from fedmoe.moe.expert import Expert, ExpertSpec
 __all__ = ["PatchExpert", "patches_of"]
 
 FILTERS_PER_CLASS = 8
-FIRST_SCALE = 0.001
 
 
 def patches_of(x_BCHW: Tensor) -> Tensor:
@@ -26,21 +25,23 @@ class PatchExpert(Expert):
 
     Chen et al. (arXiv 2208.02813, section 3) add up the responses of each class's J filters: `f_c = sum_j e_(c,j)`.
     The head starts as just that sum, ones for a class's own filters and zeros for the others', without a bias. In the
-    paper it stays so; here it is a layer like any other, and learns unless `requires_grad` of it is switched off.
-    Filters start as in the paper's code: uniform within 1 / sqrt(D), times 0.001.
+    paper it stays so; here it is a layer like any other, and learns unless it is told not to.
 
     Args:
         spec: what it is built from; `spec.width` sets J (8 by default).
+        start: filters start uniform within `start / sqrt(D)`; 0.001 in the paper's code.
+        fixed_head: the head stays as it is, as in the paper.
     """
 
-    def __init__(self, spec: ExpertSpec) -> None:
+    def __init__(self, spec: ExpertSpec, *, start: float = 0.001, fixed_head: bool = False) -> None:
         super().__init__()
         per_class = spec.width or FILTERS_PER_CLASS
         self.embedding_dim = per_class * spec.num_classes
         self.filters = nn.Linear(spec.in_shape[2], self.embedding_dim)
         self.head = nn.Linear(self.embedding_dim, spec.num_classes)
         with torch.no_grad():
-            self.filters.weight.mul_(FIRST_SCALE)
-            self.filters.bias.mul_(FIRST_SCALE)
+            self.filters.weight.mul_(start)
+            self.filters.bias.mul_(start)
             self.head.weight.copy_(torch.eye(spec.num_classes).repeat_interleave(per_class, dim=1))
             self.head.bias.zero_()
+        self.head.requires_grad_(not fixed_head)

@@ -36,4 +36,5 @@ def load_clusters_patch(request: LoadRequest) -> Dataset:
 
 def pixels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Returns the values as pixels, of the same shape."""
-    return np.clip(np.rint(values / STEP) + ZERO, 0, 255).astype(np.uint8)
+    found: NDArray[np.uint8] = np.clip(np.rint(values / STEP) + ZERO, 0, 255).astype(np.uint8)
+    return found

@@ -12,5 +12,5 @@ class PatchCubicExpert(PatchExpert):
 
     def embed(self, x_BCHW: Tensor) -> Tensor:
         """Returns the cubed responses, summed over patches, embedding_BF."""
-        filtered_BPF = self.filters(patches_of(x_BCHW))
+        filtered_BPF: Tensor = self.filters(patches_of(x_BCHW))
         return (filtered_BPF * filtered_BPF * filtered_BPF).sum(dim=1)
