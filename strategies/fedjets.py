@@ -14,6 +14,7 @@ from fedmoe.federation.job import ClientJob, Term
 from fedmoe.federation.sampling import sample_clients
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.settings import Settings
+from fedmoe.training.objective import load_terms
 
 __all__ = ["FedJETs"]
 
@@ -33,6 +34,9 @@ class FedJETs(ExpertStrategy):
         weighting: weight of a client in the averages: `uniform`, or `examples`.
         output: what is mixed, and what the gate's gradient passes through: `probability` or `logit`.
         anchor_gate_labels: an anchor's gate also learns from its labels (`Anchor.gate_labels`).
+        balance: a further term of a normal client's loss that spreads its samples over the experts that it holds, an
+            objective by name (`importance`, `load`, `switch`); empty: none, as in the paper.
+        balance_weight: its factor, at least 0.
         init: where the experts start: `random`, `common`, or empty: as `experts.init` says.
     """
 
@@ -41,12 +45,16 @@ class FedJETs(ExpertStrategy):
     weighting: str = "uniform"
     output: str = "probability"
     anchor_gate_labels: bool = False
+    balance: str = ""
+    balance_weight: float = 0.01
     init: str = ""
 
     has_gate: ClassVar[bool] = True
     ranks_by: ClassVar[str] = "gate"
 
     def __post_init__(self) -> None:
+        if self.balance_weight < 0:
+            raise SettingsError(f"strategy.fedjets.balance-weight must be at least 0, got {self.balance_weight}")
         choices = {
             "aggregation": AGGREGATIONS,
             "weighting": ("uniform", "examples"),
@@ -59,8 +67,9 @@ class FedJETs(ExpertStrategy):
                 )
 
     def check(self, settings: Settings) -> None:
-        """Refuses anchors that nobody deals."""
+        """Refuses anchors that nobody deals, and a term of balance that there is not."""
         super().check(settings)
+        load_terms(self.terms_of_balance())
         if settings.clients.anchors_per_round and not settings.clients.deal_anchors:
             raise SettingsError(
                 f"fedjets trains the anchors that it is told, got clients.anchors-per-round="
@@ -98,16 +107,20 @@ class FedJETs(ExpertStrategy):
 
     def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
         """Returns an anchor's two separate losses, or a normal client's joint loss."""
-        mixture = Term("mixture", {"output": self.output, "renormalise": self.renormalise})
-        anchor = Term("anchor", {"gate_labels": self.anchor_gate_labels})
+        mixture = (Term("mixture", {"output": self.output, "renormalise": self.renormalise}), *self.terms_of_balance())
+        anchor = (Term("anchor", {"gate_labels": self.anchor_gate_labels}),)
         return ClientJob(
             client_id=client_id,
             round_num=round_num,
             experts=held,
-            objective=(anchor if client_id in self.anchors() else mixture,),
+            objective=anchor if client_id in self.anchors() else mixture,
             gate=True,
             weighting=self.weighting,
         )
+
+    def terms_of_balance(self) -> tuple[Term, ...]:
+        """Returns the term that spreads samples over experts, if there is one."""
+        return (Term(self.balance, {"weight": self.balance_weight}),) if self.balance else ()
 
     def serving(self) -> Serving:
         """Returns: the gate's K best experts for the client, the best of those for each sample."""

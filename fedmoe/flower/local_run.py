@@ -14,8 +14,9 @@ from flwr.common.config import flatten_dict, get_project_config, parse_config_ar
 from fedmoe.errors import SettingsError, nearest_hint
 from fedmoe.flower.devices import visible_gpus
 from fedmoe.flower.local_grid import LocalGrid
+from fedmoe.moe.construction import EXPERTS, GATES
 from fedmoe.recording.run_folder import open_run_folder
-from fedmoe.references import known_names
+from fedmoe.references import known_names, short_name
 from fedmoe.settings import from_flat, to_flat
 
 __all__ = ["check_keys", "read_config", "run_locally"]
@@ -75,14 +76,21 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
 
 
 def check_keys(flat: Mapping[str, Any], base: Mapping[str, Any]) -> None:
-    """Refuses a setting that the app's table does not have, unless it is an argument of a built-in strategy.
+    """Refuses a setting that the app's table does not have, unless a plug-in itself says that it takes it.
+
+    That is an argument of a built-in strategy, gate or expert, or of the gate or expert that the settings name.
 
     Raises:
         SettingsError: names the nearest right key.
     """
+    known = {"strategy": set(known_names("strategies"))}
+    for kind, setting, package in (("gate", "gate.name", GATES), ("experts", "experts.model", EXPERTS)):
+        named = str({**base, **flat}.get(setting, ""))
+        known[kind] = {*known_names(package), short_name(named, package)}
     for key in flat:
-        if any(key.startswith(f"strategy.{name}.") for name in known_names("strategies")):
-            continue  # the strategy itself says what arguments it takes
+        kind, _, rest = key.partition(".")
+        if rest.partition(".")[0].replace("-", "_") in known.get(kind, ()) and rest.count(".") == 1:
+            continue
         if key not in base and key.startswith("strategy.") and key.count(".") == 2:
             table, near = key.rpartition(".")[0], nearest_hint(key, base).split(" known:")[0]
             raise SettingsError(

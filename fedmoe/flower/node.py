@@ -26,14 +26,14 @@ from fedmoe.federation.job import ClientFailure, ClientJob, in_turn
 from fedmoe.federation.merging import Sums
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.wire import answers_of, job_from_json, partial_state, result_to_json, row_of, serving_from_json
-from fedmoe.moe.construction import build_expert, build_gate, expert_reads, gate_class, gate_spec
+from fedmoe.moe.construction import build_expert, build_gate, expert_reads, gate_class, gate_spec, stands_on_common
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.moe.vectors import load_vector
 from fedmoe.recording.client_states import ClientStates, RoundStates
 from fedmoe.settings import Settings
 from fedmoe.training.choice import choose_trainer, is_known
-from fedmoe.training.common_expert import expert_spec
+from fedmoe.training.common_expert import expert_spec, open_weights
 from fedmoe.training.fine_tuning import fine_tuned
 from fedmoe.training.samples import Lots, SampleStore
 from fedmoe.training.speed import TrainerChoice, make_trainer
@@ -50,7 +50,8 @@ class Node:
 
     Args:
         settings: the run's.
-        plan: what the server fixed: `data`, `embeddings` (cache keys), `partition` (hash), `gate` (its name).
+        plan: what the server fixed: `data`, `embeddings` (cache keys), `common` (fingerprint), `partition` (hash),
+            `gate` (its name).
         device: where this node computes.
         sharers: processes that share the device's memory; a stack takes its part of what is free.
 
@@ -66,7 +67,10 @@ class Node:
         reads = expert_reads(settings.experts.model)
         self.store = SampleStore.of(prepared.dataset, self.population, table, device, reads)
         self.test_ids = np.arange(prepared.dataset.num_train, len(prepared.dataset.y_N))
-        self.spec = expert_spec(settings, self.store.in_shape, len(prepared.dataset.class_names))
+        shape, classes, base = self.store.in_shape, len(prepared.dataset.class_names), None
+        if stands_on_common(settings.experts.model):
+            base = open_weights(settings, shape, classes, str(plan["common"]))
+        self.spec = expert_spec(settings, shape, classes, common=base)
         self.gate_name = str(plan["gate"])
         self.gate_reads = gate_class(self.gate_name).reads
         self.gates: dict[int, Gate] = {}  # by the size of the pool

@@ -24,13 +24,21 @@ from fedmoe.moe.construction import (
     gate_class,
     gate_spec,
     is_head_alone,
+    stands_on_common,
 )
 from fedmoe.moe.expert import ExpertSpec
 from fedmoe.moe.vectors import Vector, to_vector
 from fedmoe.references import load_plugin
 from fedmoe.seeding import derive_seed
 from fedmoe.settings import Settings
-from fedmoe.training.common_expert import CommonExpert, check_source, common_expert, expert_spec, forward_all
+from fedmoe.training.common_expert import (
+    CommonExpert,
+    check_source,
+    common_expert,
+    expert_spec,
+    forward_all,
+    keep_weights,
+)
 from fedmoe.training.samples import SampleStore, channel_statistics
 
 __all__ = ["Preparation", "can_start_from", "check_plugins", "prepare_run"]
@@ -71,6 +79,7 @@ class Preparation:
         return {
             "data": self.data.fingerprint,
             "embeddings": self.table.key,
+            "common": self.common.fingerprint,
             "partition": self.partition,
             "gate": gate or self.settings.gate.name,
         }
@@ -88,7 +97,7 @@ class Preparation:
             SettingsError: experts shall start from a common expert of another backbone.
         """
         settings, name = self.settings, self.settings.experts.model
-        if (init or settings.experts.init) == "common":
+        if (init or settings.experts.init) == "common" and not stands_on_common(name):
             if not can_start_from(self.common.backbone, name):
                 raise SettingsError(
                     f"experts that start from the common expert must have its backbone ('{self.common.backbone}'), "
@@ -113,13 +122,15 @@ class Preparation:
 
 
 def can_start_from(backbone: str, model: str) -> bool:
-    """Returns whether experts can start from a common expert: one of their own backbone, or any, if they are its head.
+    """Returns whether experts can start from a common expert.
+
+    They must have its backbone, or be its head alone, or stand on it (then they always start from it).
 
     Args:
         backbone: the common expert's.
         model: the experts' backbone.
     """
-    return backbone == model or is_head_alone(model)
+    return backbone == model or stands_on_common(model) or is_head_alone(model)
 
 
 def check_plugins(settings: Settings) -> None:
@@ -157,6 +168,16 @@ def _check_reads(settings: Settings) -> None:
             f"common-expert.model must name an image backbone when experts.model='{model}', got '{common.model}': "
             "there is no embedding before the common expert; hint: common-expert.model='mlp'"
         )
+    if stands_on_common(common.model or model):
+        raise SettingsError(
+            f"common-expert.model must name a backbone of its own when experts.model='{model}', got '{common.model}': "
+            "those experts are corrections of it; hint: common-expert.model='mlp'"
+        )
+    if stands_on_common(model) and common.source.startswith("torchvision:"):
+        raise SettingsError(
+            f"experts.model='{model}' stands on a common expert with a backbone of fedmoe's, got common-expert.source="
+            f"'{common.source}'; hint: common-expert.source='public'"
+        )
     if reads == "embedding" and settings.train.augmentation != "none":
         raise SettingsError(
             f"train.augmentation must be 'none' when experts.model='{model}', got '{settings.train.augmentation}': it "
@@ -192,6 +213,9 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
     table = _embeddings(data, population, common, device, tell)
     reads = expert_reads(settings.experts.model)
     store = SampleStore.of(data.dataset, population, table, torch.device("cpu"), reads)
+    base = common.expert if stands_on_common(settings.experts.model) else None
+    if base is not None:
+        keep_weights(common)
     return Preparation(
         settings=settings,
         data=data,
@@ -200,7 +224,7 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
         common=common,
         table=table,
         store=store,
-        spec=expert_spec(settings, store.in_shape, len(data.dataset.class_names)),
+        spec=expert_spec(settings, store.in_shape, len(data.dataset.class_names), common=base),
         notes=(*dealt, *_common_notes(common)),
     )
 

@@ -13,7 +13,7 @@ from fedmoe.flower.preparation import Preparation
 from fedmoe.flower.recorder import MethodRecorder, ResumePoint, forget_rounds, resume_point
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.wire import record_of
-from fedmoe.moe.construction import expert_reads, gate_class
+from fedmoe.moe.construction import expert_reads, gate_class, stands_on_common
 from fedmoe.moe.vectors import vector_size
 from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint
 from fedmoe.recording.client_states import ClientStates
@@ -93,7 +93,9 @@ def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
         if strategy.has_gate:
             gate = preparation.initial_gate(size, strategy.gate)
             reads.add(gate_class(strategy.gate or preparation.settings.gate.name).reads)
-    needed = reads & {"embedding", "fingerprint"} or preparation.settings.evaluate.common_vote
+    settings = preparation.settings
+    below = stands_on_common(settings.experts.model)
+    needed = below or settings.evaluate.common_vote or reads & {"embedding", "fingerprint"}
     common = vector_size(preparation.common.expert) if needed else 0
     if "fingerprint" in reads:
         common += preparation.store.fingerprints.explained_CD.size

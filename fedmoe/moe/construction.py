@@ -14,7 +14,18 @@ from fedmoe.references import load_plugin, short_name
 from fedmoe.settings import Settings
 from fedmoe.settings.arguments import keyword_arguments
 
-__all__ = ["build_expert", "build_gate", "expert_arguments", "expert_reads", "gate_class", "gate_spec", "is_head_alone"]
+__all__ = [
+    "EXPERTS",
+    "GATES",
+    "build_expert",
+    "build_gate",
+    "expert_arguments",
+    "expert_reads",
+    "gate_class",
+    "gate_spec",
+    "is_head_alone",
+    "stands_on_common",
+]
 
 GATES, EXPERTS = "fedmoe.moe.gates", "fedmoe.moe.experts"  # packages, a file each
 
@@ -42,6 +53,15 @@ def expert_reads(name: str) -> str:
         ReferenceError_: no such backbone.
     """
     return str(getattr(load_plugin("expert", EXPERTS, name), "reads", "image"))
+
+
+def stands_on_common(name: str) -> bool:
+    """Returns whether experts of the backbone `name` are built on the common expert's weights (`Expert.on_common`).
+
+    Raises:
+        ReferenceError_: no such backbone.
+    """
+    return bool(getattr(load_plugin("expert", EXPERTS, name), "on_common", False))
 
 
 def is_head_alone(name: str) -> bool:

@@ -24,6 +24,7 @@ class ExpertSpec:
         width: units or channels; 0: the backbone's own default.
         norm: `"group"` or `"batch"`, for backbones that normalise.
         arguments: the backbone's own settings (`experts.NAME.argument`): keyword arguments of its class.
+        common: the common expert, for backbones that stand `on_common`.
     """
 
     in_shape: tuple[int, int, int]
@@ -31,6 +32,7 @@ class ExpertSpec:
     width: int = 0
     norm: str = "group"
     arguments: Mapping[str, object] = field(default_factory=dict)
+    common: "Expert | None" = field(default=None, repr=False)
 
 
 class Expert(nn.Module, ABC):
@@ -38,11 +40,14 @@ class Expert(nn.Module, ABC):
 
     Attributes:
         reads: what it is given: `"image"`, or `"embedding"`, the frozen common expert's (`in_shape` is D, 1, 1).
+        on_common: it is built on the frozen common expert's weights (`ExpertSpec.common`), which every client has, and
+            holds as its own what differs.
         embedding_dim: D.
         head: the last, linear layer: embedding -> class logits.
     """
 
     reads: ClassVar[str] = "image"
+    on_common: ClassVar[bool] = False
     embedding_dim: int
     head: nn.Linear
 

@@ -51,6 +51,11 @@ class Personalizer:
         self._scale = channel_statistics(data.x_NCHW, population.public_ids)  # the common expert sees images by it
         self._embedded(np.asarray(data.x_NCHW[:1]))  # torch sets itself up at its first pass: no client's time
 
+    @property
+    def num_clients(self) -> int:
+        """Returns U, the number of unseen clients of the run."""
+        return len(self._preparation.population.unseen)
+
     def client(self, number: int = 0, samples: int = 0, seed: int | None = None) -> Personalized:
         """Returns what an unseen client of the run gets.
 

@@ -1,5 +1,6 @@
 """The common expert: pretrained on the public split (or given), then frozen; kept in a cache by content."""
 
+import copy
 import hashlib
 import json
 import time
@@ -28,7 +29,7 @@ from fedmoe.settings import Settings
 from fedmoe.training.pretrained import PretrainedExpert, check_name, fit_head, pretrained_expert
 from fedmoe.training.samples import channel_statistics
 
-__all__ = ["CommonExpert", "common_expert"]
+__all__ = ["CommonExpert", "common_expert", "expert_spec", "forward_all", "keep_weights", "open_weights"]
 
 PATIENCE = 10.0  # seconds after which a person wants to know how far it is
 RECIPE = "2"  # part of the cache's key: raise it whenever the same settings would give other weights
@@ -120,7 +121,9 @@ def check_source(source: str) -> None:
         raise DataError(f"common-expert.source must be 'public', 'torchvision:NAME' or a file, got '{source}'")
 
 
-def expert_spec(settings: Settings, in_shape: Sequence[int], num_classes: int, backbone: str = "") -> ExpertSpec:
+def expert_spec(
+    settings: Settings, in_shape: Sequence[int], num_classes: int, backbone: str = "", common: Expert | None = None
+) -> ExpertSpec:
     """Returns what experts (and the common expert) are built from for inputs of this shape.
 
     Args:
@@ -128,6 +131,7 @@ def expert_spec(settings: Settings, in_shape: Sequence[int], num_classes: int, b
         in_shape: channels, height, width.
         num_classes: C.
         backbone: empty: the experts'.
+        common: the common expert, for experts that stand on it; the spec gets a copy.
 
     Raises:
         SettingsError: the backbone does not take the arguments of its table.
@@ -139,6 +143,7 @@ def expert_spec(settings: Settings, in_shape: Sequence[int], num_classes: int, b
         width=settings.experts.width,
         norm=settings.experts.norm,
         arguments=expert_arguments(settings, backbone or settings.experts.model),
+        common=copy.deepcopy(common),
     )
 
 
@@ -248,6 +253,28 @@ def forward_all(
         x = torch.from_numpy(np.array(images[start : start + batch])).to(device)  # a copy: the mapped file is read-only
         embedding = expert.embed((x.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))
         yield embedding.float().cpu().numpy(), expert.head(embedding).float().cpu().numpy()
+
+
+def keep_weights(common: CommonExpert) -> None:
+    """Keeps the common expert's weights where nodes find them by its fingerprint (`open_weights`)."""
+    file = home() / "cache" / "common" / f"weights-{common.fingerprint}.safetensors"
+    if not file.is_file():
+        _save(common.expert, file, common.report)
+
+
+def open_weights(settings: Settings, in_shape: Sequence[int], num_classes: int, fingerprint: str) -> Expert:
+    """Returns the common expert that `keep_weights` has kept, in evaluation mode, without gradients, on the CPU.
+
+    Raises:
+        DataError: this node does not find it, or it is damaged.
+    """
+    backbone = settings.common_expert.model
+    expert = build_expert(backbone, expert_spec(settings, in_shape, num_classes, backbone), 0)
+    file = home() / "cache" / "common" / f"weights-{fingerprint}.safetensors"
+    if not file.is_file():
+        raise DataError(f"this node must find the common expert that the server has kept, got no file '{file}'")
+    _load(expert, file)
+    return expert.eval().requires_grad_(False)
 
 
 def _save(expert: Expert, file: Path, report: Mapping[str, Any]) -> None:

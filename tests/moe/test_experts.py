@@ -1,11 +1,15 @@
 """The experts' battery: one row a file in `fedmoe/moe/experts/`; a file without a row fails."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmoe.moe.construction import build_expert, expert_reads, is_head_alone
+from fedmoe.errors import SettingsError
+from fedmoe.moe.construction import build_expert, expert_reads, is_head_alone, stands_on_common
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.vectors import load_vector, tensors_of, to_vector, vector_size
 from fedmoe.references import known_names
@@ -13,6 +17,7 @@ from fedmoe.references import known_names
 EXPERTS: dict[str, tuple[int, int, int]] = {
     "cnn": (1, 8, 8),
     "head": (7, 1, 1),
+    "low_rank": (2, 8, 8),
     "mlp": (2, 3, 4),
     "patch_cubic": (2, 3, 5),
     "patch_linear": (1, 4, 5),
@@ -28,7 +33,9 @@ CLASSES, BATCH = 6, 5
 
 
 def make(name: str, norm: str = "group", seed: int = 0, width: int = 4) -> Expert:
-    return build_expert(name, ExpertSpec(in_shape=EXPERTS[name], num_classes=CLASSES, width=width, norm=norm), seed)
+    spec = ExpertSpec(in_shape=EXPERTS[name], num_classes=CLASSES, width=width, norm=norm)
+    common = build_expert("cnn", spec, 77).requires_grad_(False) if stands_on_common(name) else None
+    return build_expert(name, replace(spec, common=common), seed)
 
 
 def inputs_for(name: str, seed: int = 0) -> Tensor:
@@ -58,6 +65,9 @@ def test_logits_are_the_head_of_the_embedding(name: str, norm: str) -> None:
 @pytest.mark.parametrize("name", EXPERTS)
 def test_gradients_reach_every_parameter(name: str, norm: str) -> None:
     expert = make(name, norm)
+    stream = torch.Generator().manual_seed(0)
+    for parameter in expert.parameters():  # a low-rank correction starts at 0, where one of its factors has no gradient
+        parameter.data.add_(0.01 * torch.randn(parameter.shape, generator=stream))
     nn.functional.cross_entropy(expert(inputs_for(name)), torch.arange(BATCH)).backward()
     for label, parameter in expert.named_parameters():
         assert parameter.grad is not None, label
@@ -136,6 +146,40 @@ def test_width_scales_the_embedding(name: str, embedding: int) -> None:
 def test_the_default_resnet8_has_as_many_weights_as_it_says() -> None:
     spec = ExpertSpec(in_shape=(3, 32, 32), num_classes=10)
     assert round(vector_size(build_expert("resnet8", spec, 0)), -3) == 78_000
+
+
+@pytest.mark.parametrize("common", ["cnn", "mlp", "resnet8"])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_low_rank_experts_start_as_the_common_expert_and_correct_it_by_the_formula(common: str, rank: int) -> None:
+    spec = ExpertSpec(in_shape=(2, 8, 8), num_classes=CLASSES, width=6)
+    base = build_expert(common, spec, 5).eval()
+    before = to_vector(base)
+    expert = build_expert("low_rank", replace(spec, common=base, arguments={"rank": rank, "alpha": 2.0}), 1).eval()
+    x_BCHW = inputs_for("low_rank", 3)
+    torch.testing.assert_close(expert(x_BCHW), base(x_BCHW))
+    stream = torch.Generator().manual_seed(1)
+    for parameter in expert.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=stream))
+    by_hand = copy.deepcopy(base)
+    for name, layer in by_hand.named_modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer is not by_hand.head:
+            up, down = (part[f"{name}_weight".replace(".", "_")] for part in (expert.up, expert.down))
+            assert up.shape[1] <= rank
+            layer.weight.data += (2.0 / rank) * (up @ down).detach().view_as(layer.weight)
+    by_hand.head.load_state_dict(expert.head.state_dict())
+    torch.testing.assert_close(expert(x_BCHW), by_hand(x_BCHW), rtol=1e-4, atol=1e-5)
+    expert(x_BCHW).sum().backward()
+    assert to_vector(base).tobytes() == before.tobytes()
+    assert all(parameter.grad is None for parameter in base.parameters()), "the common expert is frozen"
+    assert vector_size(expert) < vector_size(base) or rank > 1
+
+
+def test_low_rank_experts_need_a_common_expert_and_a_rank() -> None:
+    spec = ExpertSpec(in_shape=(2, 8, 8), num_classes=CLASSES)
+    with pytest.raises(SettingsError, match="stand on a common expert, got none"):
+        build_expert("low_rank", spec, 0)
+    with pytest.raises(SettingsError, match=r"experts.low_rank.rank must be at least 1, got 0"):
+        build_expert("low_rank", replace(spec, common=build_expert("mlp", spec, 0), arguments={"rank": 0}), 0)
 
 
 def test_a_head_is_one_linear_layer_on_the_embedding() -> None:

@@ -27,6 +27,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "FedRep, with heads of its own": {"strategy.name": "fedrep"},
     "a gate by lot": {"gate.name": "random"},
     "a gate that is told the group": {"gate.name": "oracle"},
+    "a gate that falls back on the common expert": {"gate.name": "relu", "gate.relu.bias": 0.1},
+    "a gate that averages over draws": {"gate.name": "gumbel", "gate.gumbel.samples": 4},
     "domains": {"clients.partition": "domain", "clients.domains": "identity,rotate90,negative"},
     "FedPrints, which brings its own gate": {
         "strategy.name": "fedprints",
@@ -40,6 +42,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "common-expert.model": "mlp",
         "evaluate.baselines": "fedavg,fedem",
     },
+    "low-rank experts on the common expert": {"experts.model": "low_rank", "common-expert.model": "mlp"},
     "the common expert has a vote": {"evaluate.common-vote": 0.4, "evaluate.baselines": "fedavg,fedem"},
     "a plain Flower strategy": {"strategy.name": "flwr.serverapp.strategy:FedAvg", "evaluate.ema": 0.5},
 }

@@ -153,6 +153,17 @@ def test_names_may_be_written_with_underscores():
     assert from_flat(flat).strategy.arguments == {"my_own": {"some_name": 1}}
 
 
+@pytest.mark.parametrize("kind", ["gate", "experts", "strategy"])
+def test_arguments_of_plug_ins_stand_in_tables_of_their_own(kind):
+    flat = {f"{kind}.top-k.some-name": 2, f"{kind}.top-k.other": "x", f"{kind}.next.flag": True}
+    settings = from_flat(flat)
+    assert getattr(settings, kind).arguments == {"top_k": {"some_name": 2, "other": "x"}, "next": {"flag": True}}
+    assert {key: value for key, value in to_flat(settings).items() if key.count(".") == 2} == {
+        key.replace("top-k", "top_k"): value for key, value in flat.items()
+    }
+    assert from_flat(to_flat(settings)) == settings
+
+
 def another(key):
     """Returns a value of this setting that is allowed and not its default."""
     default, choices = FIELDS[key].default, FIELDS[key].metadata["choices"]

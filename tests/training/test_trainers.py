@@ -44,6 +44,7 @@ class Row:
 
 MIXTURE = Term("mixture")
 TERM = "tests.training.test_trainers:Weighted"
+LOW_RANK = {"experts.model": "low_rank", "common-expert.model": "mlp", "experts.low_rank.rank": 2}
 HEADS = {"experts.model": "head", "common-expert.model": "mlp"}
 ROWS: dict[str, Row] = {
     "dense": Row((Term("dense"),), held=1, gate=False),
@@ -57,6 +58,8 @@ ROWS: dict[str, Row] = {
     "Nesterov, weight decay, three epochs": Row(
         (MIXTURE,), settings={"train.nesterov": True, "train.weight-decay": 0.01, "train.epochs": 3}
     ),
+    "low rank": Row((MIXTURE,), settings=LOW_RANK),
+    "low rank, which anchors train": Row((Term("anchor"),), held=1, settings=LOW_RANK),
     "AdamW": Row((MIXTURE,), settings={"train.optimiser": "adamw", "train.weight-decay": 0.01, "train.epochs": 2}),
     "normalised gradients": Row(
         (MIXTURE,), held=3, settings={"train.optimiser": "normalised", "train.epochs": 2, "train.weight-decay": 0.01}

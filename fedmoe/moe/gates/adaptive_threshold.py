@@ -1,5 +1,6 @@
 """A gate that chooses as many experts as a sample needs: those whose probability reaches a learnt threshold."""
 
+from math import log
 from typing import ClassVar
 
 import torch
@@ -40,7 +41,7 @@ class AdaptiveThresholdGate(Gate):
 
     def scores(self, input_BX: Tensor) -> Tensor:
         """Returns logits_BM `log p - log tau`: above 0 where an expert of the whole pool is chosen."""
-        log_threshold_B1 = torch.log(torch.tensor(self.largest)) + nn.functional.logsigmoid(self.threshold(input_BX))
+        log_threshold_B1 = log(self.largest) + nn.functional.logsigmoid(self.threshold(input_BX))
         logits_BM: Tensor = torch.log_softmax(self.experts(input_BX), dim=1) - log_threshold_B1
         return logits_BM
 
