@@ -42,10 +42,10 @@ def measure(row: str, seed: int, small: bool) -> Figures:
     words, num = what.split(",")[0].split(), 2000 if small else 16_000
     model, law = MODELS[words[-1]], LAWS[int(setting)]
     train, test = samples(law, num, seed, "train"), samples(law, num, seed, "test")
-    if words[0] == "one":  # 128 filters, as many as a pool has
-        return {"accuracy": train_alone(model, 64, train, test, seed, 60 if small else 200)}
+    if words[0] == "one":
+        return {"accuracy": train_alone(model, train, test, seed, 60 if small else 200)}
     form = FORMS[what[what.index(",") :] if "," in what else ""]
-    pool = train_pool(model, form, train, seed, 200 if small else 500)
+    pool = train_pool(model, form, train, seed, 200 if small else 300)
     accuracy, entropy = pool.test(test, torch_stream(seed, "noise", "test"))
     return {"accuracy": accuracy, "entropy": entropy}
 

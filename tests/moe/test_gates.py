@@ -38,6 +38,7 @@ GATES = {
     "frozen": Row(),
     "gumbel": Row(trains=True),
     "mlp": Row(trains=True),
+    "noisy_top1": Row(trains=True, softmax=False),
     "oracle": Row(),
     "random": Row(),
     "relu": Row(trains=True, softmax=False),

@@ -16,8 +16,8 @@ class PatchSumExpert(Expert):
 
     Args:
         spec: what it is built from.
-        silent: the head starts at 0: untrained (`common-expert.epochs=0`), it has no opinion, and a gate that falls back
-            on it gives the paper's `pi f` where logits are mixed.
+        silent: the head starts at 0. Left untrained (`common-expert.epochs=0`) it has no opinion, and a gate that falls
+            back on it gives the paper's `pi f` where logits are mixed.
     """
 
     def __init__(self, spec: ExpertSpec, *, silent: bool = False) -> None:

@@ -11,15 +11,15 @@ __all__ = ["NoisyTop1Gate"]
 
 
 class NoisyTop1Gate(Gate):
-    """Scores `h(x) + r` with `h(x) = Theta^T x`, `Theta = 0` at first and `r` uniform in [0, 1): arXiv 2208.02813, section 3.
+    """Scores `h(x) + r`: `h(x) = Theta^T x`, Theta 0 at first, r uniform in [0, 1) (arXiv 2208.02813, section 3).
 
     With the common expert `patch_sum`, x is the sum of the patches, as there. The held expert of the highest score gets
     the softmax of the held scores as its weight, pi, and the others get nothing. What is left, 1 - pi, is the common
     expert's: if it has no opinion (logits of 0) and logits are mixed, the output is the paper's `pi f`. Were pi made up
     to 1 instead, the gate would have no gradient. In serving there is no noise.
 
-    In training pi is the softmax of the scores with their noise, as in the paper's code for images; in the paper itself,
-    of those without.
+    In training pi is the softmax of the scores with their noise, as in the paper's code for images; in the paper
+    itself, of those without.
 
     Args:
         spec: what it is built from.
