@@ -52,6 +52,7 @@ def test_clusters_labels_signs_and_places_are_even_and_tell_nothing_of_each_othe
     place_N = np.abs(centres).max(axis=2).argmax(axis=1)
     misleading_NK = features.sum(axis=1)
     misleading_NK[rows, drawn.cluster_N] = 0
+    assert (np.abs(misleading_NK).max(axis=1) > 0.49).all(), "the misleading feature is another cluster's"
     other_N = np.abs(misleading_NK).argmax(axis=1)
     sign_N = (misleading_NK.sum(axis=1) > 0).astype(int)
     cells = np.zeros((CLUSTERS, CLUSTERS, 2, 2, PATCHES), dtype=int)
