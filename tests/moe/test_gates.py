@@ -43,6 +43,7 @@ GATES = {
     "gumbel": Row(trains=True),
     "mlp": Row(trains=True),
     "noisy_top_k": Row(trains=True, softmax=False),
+    "noisy_top1": Row(trains=True, softmax=False),
     "oracle": Row(),
     "random": Row(),
     "relu": Row(trains=True, softmax=False),
