@@ -43,9 +43,12 @@ GATES = {
     "gumbel": Row(trains=True),
     "mlp": Row(trains=True),
     "noisy_top_k": Row(trains=True, softmax=False),
+    "noisy_top1": Row(trains=True, softmax=False),
     "oracle": Row(),
     "random": Row(),
     "relu": Row(trains=True, softmax=False),
+    "softmax": Row(trains=True),
+    "top_k": Row(trains=True, softmax=False),
     "top_p": Row(trains=True, softmax=False),
     "uniform": Row(),
 }

@@ -274,7 +274,7 @@ def test_the_gradient_of_control_is_what_the_client_lacks_of_everybody(gate: boo
 def test_reach_is_how_far_sgd_moves_under_a_gradient_of_one(steps: int, momentum: float, nesterov: bool) -> None:
     settings = TrainSettings(learning_rate=0.3, momentum=momentum, nesterov=nesterov, gate_momentum=0.0)
     value = torch.zeros(1, requires_grad=True)
-    sgd = make_optimiser(settings, [value], [])
+    sgd = make_optimiser(settings, [[value]], [])
     for _ in range(steps):
         value.grad = torch.ones(1)
         sgd.step()

@@ -61,6 +61,13 @@ ROWS: dict[str, Row] = {
     "low rank": Row((MIXTURE,), settings=LOW_RANK),
     "low rank, which anchors train": Row((Term("anchor"),), held=1, settings=LOW_RANK),
     "AdamW": Row((MIXTURE,), settings={"train.optimiser": "adamw", "train.weight-decay": 0.01, "train.epochs": 2}),
+    "normalised gradients": Row(
+        (MIXTURE,), held=3, settings={"train.optimiser": "normalised", "train.epochs": 2, "train.weight-decay": 0.01}
+    ),
+    "normalised gradients, patches": Row(
+        (MIXTURE,), settings={"train.optimiser": "normalised", "experts.model": "patch_cubic", "train.epochs": 3}
+    ),
+    "normalised gradients, one of two left out": Row((Term("dense"),), settings={"train.optimiser": "normalised"}),
     "augmentation": Row((MIXTURE,), settings={"train.augmentation": "crop-flip", "train.epochs": 2}),
     "logit adjustment": Row((MIXTURE,), settings={"train.logit-adjustment": True}),
     "random gate": Row((MIXTURE,), settings={"gate.name": "random"}),
@@ -90,6 +97,12 @@ ROWS: dict[str, Row] = {
         job={"memory": ("control",), "shared": ("control",), "pooled": (0, 3)},
     ),
     "CNN": Row((MIXTURE,), settings={"experts.model": "cnn", "experts.width": 2}),
+    "NiNformer": Row((MIXTURE,), settings={"experts.model": "ninformer", "experts.width": 4, "clients.samples": 20}),
+    "ReLA": Row((MIXTURE,), settings={"experts.model": "rela", "experts.width": 8, "clients.samples": 20}),
+    "expanded": Row((MIXTURE,), settings={"experts.model": "expanded"}),
+    "expanded, private ranges and biases": Row(
+        (MIXTURE,), settings={"experts.model": "expanded"}, job={"private": ("*.range", "body.*.bias")}
+    ),
     "heads": Row((MIXTURE,), settings=HEADS | {"train.epochs": 2}),
     "one head": Row((Term("dense"), Term("prox", {"mu": 0.5})), held=1, gate=False, settings=HEADS),
     "GroupNorm": Row((MIXTURE,), settings={"experts.model": "resnet8", "experts.width": 16, "clients.samples": 20}),
@@ -233,7 +246,7 @@ def test_stacked_clients_come_out_as_in_the_loop(prepared: Callable[..., Field],
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", ["mixture", "dense", "heads", "GroupNorm"])
+@pytest.mark.parametrize("name", ["mixture", "dense", "heads", "GroupNorm", "normalised gradients"])
 def test_who_else_is_in_the_stack_changes_no_bit(prepared: Callable[..., Field], name: str, threads: int) -> None:
     field = prepared(ROWS[name])
     torch.set_num_threads(threads)
