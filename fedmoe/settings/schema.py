@@ -84,9 +84,7 @@ class CommonExpertSettings:
     """The pretrained, frozen network that gives the embeddings."""
 
     source: str = setting("public", "'public' (trained on the public split), a file, or 'torchvision:resnet18'")
-    model: str = setting(
-        "", "backbone if trained on the public split; empty: the experts' own, or mlp if that is none"
-    )
+    model: str = setting("", "backbone if trained on the public split; empty: the experts' own, or mlp if that is none")
     epochs: int = setting(20, "epochs on the public split at the most", low=0)
     accuracy: float = setting(0.0, "stop at this accuracy on held-out public samples; 0: epochs alone", low=0, high=1)
     learning_rate: float = setting(0.05, "of its SGD", above=0)
@@ -128,7 +126,12 @@ class TrainSettings:
     momentum: float = setting(0.9, "of the experts' SGD", low=0, below=1)
     weight_decay: float = setting(0.0, "of the experts' SGD", low=0)
     nesterov: bool = setting(False, "Nesterov's momentum instead of the plain one")
-    optimiser: str = setting("sgd", "of experts and gate; AdamW takes momentum as beta 1", choices=("sgd", "adamw"))
+    optimiser: str = setting(
+        "sgd",
+        "of experts and gate; AdamW takes momentum as beta 1; 'normalised' is SGD that divides each expert's gradient "
+        "by the sum of its tensors' norms",
+        choices=("sgd", "adamw", "normalised"),
+    )
     gate_learning_rate: float = setting(0.05, "of the gate's SGD", above=0)
     gate_momentum: float = setting(0.9, "of the gate's SGD", low=0, below=1)
     logit_adjustment: bool = setting(False, "add the log of the client's label prior to the logits of its loss")

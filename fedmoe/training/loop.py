@@ -130,7 +130,9 @@ class LoopTrainer:
         settings, device = self.place.settings, self.place.device
         of_gate = 0 if gate is None else len(_trained(gate, job, gate))
         of_experts = len(model.trained) - of_gate
-        optimiser = make_optimiser(settings, model.trained[:of_experts], model.trained[of_experts:])
+        each = of_experts // len(experts)
+        by_expert = [model.trained[first : first + each] for first in range(0, of_experts, max(1, each))]
+        optimiser = make_optimiser(settings, by_expert, model.trained[of_experts:])
         losses: list[Tensor] = []
         for batch in self._batches(job, samples):
             with computing_in(settings.precision, device):

@@ -12,25 +12,29 @@ __all__ = ["carry_over", "make_optimiser"]
 
 def make_optimiser(
     settings: TrainSettings,
-    experts: Sequence[Tensor],
+    experts: Sequence[Sequence[Tensor]],
     gate: Sequence[Tensor],
     fused: Callable[[Tensor], bool] = lambda tensor: False,
+    copies: int = 0,
 ) -> torch.optim.Optimizer:
     """Returns the optimiser that the settings describe.
 
-    Both kinds work value by value, so that stacked copies of many clients are stepped as if each were alone.
+    All kinds work copy by copy, so that stacked copies of many clients are stepped as if each were alone.
 
     Args:
-        settings: `optimiser`: SGD with momentum (Nesterov's where `nesterov` is set), or AdamW (arXiv 1711.05101) with
-            `momentum` as its first beta.
-        experts: the experts' trainable tensors.
+        settings: `optimiser`: SGD with momentum (Nesterov's where `nesterov` is set), AdamW (arXiv 1711.05101) with
+            `momentum` as its first beta, or SGD with momentum on the experts' normalised gradients
+            (`normalise`), which leaves the gate's as they are.
+        experts: the trainable tensors of each expert; stacked experts are one here.
         gate: the gate's; no weight decay for them.
         fused: says which tensors are stepped in one pass over memory; their gradients must be contiguous.
+        copies: how many axes in front of the experts' tensors count copies; 2 (client, expert) where they are stacked.
     """
-    if not experts and not gate:
+    if not any(experts) and not gate:
         raise ValueError("a job must train something; hint: ClientJob.trains")
+    of_experts = [tensor for own in experts for tensor in own]
     pairs = (
-        (experts, settings.learning_rate, settings.momentum, settings.weight_decay),
+        (of_experts, settings.learning_rate, settings.momentum, settings.weight_decay),
         (gate, settings.gate_learning_rate, settings.gate_momentum, 0.0),
     )
     groups = [
@@ -43,7 +47,32 @@ def make_optimiser(
     ]
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(groups)
-    return torch.optim.SGD(groups, lr=settings.learning_rate)
+    sgd = torch.optim.SGD(groups, lr=settings.learning_rate)
+    if settings.optimiser == "normalised":
+        for own in experts:
+            sgd.register_step_pre_hook(lambda *_, own=own: normalise(own, copies))
+    return sgd
+
+
+@torch.no_grad()
+def normalise(tensors: Sequence[Tensor], copies: int = 0) -> None:
+    """Divides the gradients of an expert's tensors by the sum of their norms, in place: its steps are of one length.
+
+    So experts learn at one speed, however many samples fall to them (Chen et al., arXiv 2208.02813, section 6 and its
+    code; one tensor alone is the paper's `G / |G|_F`). A gradient of 0 stays 0.
+
+    Args:
+        tensors: all of one expert, or of stacked copies of it.
+        copies: how many axes in front count copies; each is normalised for itself.
+    """
+    gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
+    if not gradients:
+        return
+    rows = [own.reshape(*own.shape[:copies], -1) for own in gradients]
+    length = torch.stack([torch.linalg.vector_norm(row, dim=-1) for row in rows]).sum(dim=0)
+    length = torch.where(length > 0, length, 1)
+    for own in gradients:
+        own.div_(length.reshape(length.shape + (1,) * (own.dim() - copies)))
 
 
 def carry_over(old: torch.optim.Optimizer, new: torch.optim.Optimizer, rows: int) -> None:

@@ -153,9 +153,8 @@ class RunningStack:
         self.rows = rows
         self.trained = self.experts.trained(rows, self.names)
         self.gate_trained = {} if self.gates is None else self.gates.trained(rows, self.gate_names)
-        optimiser = make_optimiser(
-            self.place.settings, list(self.trained.values()), list(self.gate_trained.values()), in_one_pass
-        )
+        experts, gate = list(self.trained.values()), list(self.gate_trained.values())
+        optimiser = make_optimiser(self.place.settings, [experts], gate, in_one_pass, copies=2)
         if self.optimiser is not None:
             carry_over(self.optimiser, optimiser, rows)
         self.optimiser = optimiser

@@ -16,6 +16,7 @@ ROWS = {
     "cifar10": "test_cifar.py",
     "cifar100": "test_cifar.py",
     "clusters": "test_clusters.py",
+    "clusters_patch": "test_clusters_patch.py",
     "digits": "test_datasets.py",
     "emnist": "test_idx_sets.py",
     "fashion_mnist": "test_idx_sets.py",

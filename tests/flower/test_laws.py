@@ -116,6 +116,7 @@ KINDS = {
     "fedjets, stacked": {"evaluate.baselines": "fedavg", "train.trainer": "stacked", "train.epochs": 2},
     "fedjets, chosen": {"train.trainer": "auto"},
     "AdamW, stacked": {"train.trainer": "stacked", "train.stack": 3, "train.optimiser": "adamw"},
+    "normalised gradients, stacked": {"train.trainer": "stacked", "train.stack": 3, "train.optimiser": "normalised"},
     "random gate, CNN": {"gate.name": "random", "experts.model": "cnn", "experts.width": 2, "num-server-rounds": 2},
     "random gate, CNN, stacked": {
         "gate.name": "random",

@@ -38,9 +38,12 @@ OBJECTIVES: dict[str, list[Row]] = {
     "anchor": [Row()],
     "control": [Row()],
     "dense": [Row(gate=False)],
+    "importance": [Row(experts=False)],
     "likelihood": [Row(gate=False)],
+    "load": [Row(experts=False), Row({"deviation": 0.3}, experts=False)],
     "mixture": [Row({"output": o, "renormalise": r}) for o in ("probability", "logit") for r in (True, False)],
     "prox": [Row({"mu": 0.3}, experts=False, gate=False)],  # at its start the penalty is at its least
+    "switch": [Row({"weight": 0.5}, experts=False)],
 }
 ROWS = [(name, row) for name, rows in OBJECTIVES.items() for row in rows]
 
@@ -271,7 +274,7 @@ def test_the_gradient_of_control_is_what_the_client_lacks_of_everybody(gate: boo
 def test_reach_is_how_far_sgd_moves_under_a_gradient_of_one(steps: int, momentum: float, nesterov: bool) -> None:
     settings = TrainSettings(learning_rate=0.3, momentum=momentum, nesterov=nesterov, gate_momentum=0.0)
     value = torch.zeros(1, requires_grad=True)
-    sgd = make_optimiser(settings, [value], [])
+    sgd = make_optimiser(settings, [[value]], [])
     for _ in range(steps):
         value.grad = torch.ones(1)
         sgd.step()

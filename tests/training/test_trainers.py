@@ -61,6 +61,13 @@ ROWS: dict[str, Row] = {
     "low rank": Row((MIXTURE,), settings=LOW_RANK),
     "low rank, which anchors train": Row((Term("anchor"),), held=1, settings=LOW_RANK),
     "AdamW": Row((MIXTURE,), settings={"train.optimiser": "adamw", "train.weight-decay": 0.01, "train.epochs": 2}),
+    "normalised gradients": Row(
+        (MIXTURE,), held=3, settings={"train.optimiser": "normalised", "train.epochs": 2, "train.weight-decay": 0.01}
+    ),
+    "normalised gradients, patches": Row(
+        (MIXTURE,), settings={"train.optimiser": "normalised", "experts.model": "patch_cubic", "train.epochs": 3}
+    ),
+    "normalised gradients, one of two left out": Row((Term("dense"),), settings={"train.optimiser": "normalised"}),
     "augmentation": Row((MIXTURE,), settings={"train.augmentation": "crop-flip", "train.epochs": 2}),
     "logit adjustment": Row((MIXTURE,), settings={"train.logit-adjustment": True}),
     "random gate": Row((MIXTURE,), settings={"gate.name": "random"}),
@@ -79,6 +86,9 @@ ROWS: dict[str, Row] = {
     "all private, and prox": Row(
         (MIXTURE, Term("prox", {"mu": 0.5})), job={"private": ("body", "head", "gate"), "sends": False}
     ),
+    "mixture and importance": Row((MIXTURE, Term("importance", {"weight": 0.1})), held=3),
+    "mixture and load": Row((MIXTURE, Term("load", {"weight": 0.1})), held=3),
+    "mixture and switch": Row((MIXTURE, Term("switch", {"weight": 0.1})), held=3),
     "the client's own numbers": Row((Term(TERM),), gate=False),
     "likelihood in the client's shares": Row((Term("likelihood"),), gate=False),
     "likelihood and control": Row(
@@ -236,7 +246,7 @@ def test_stacked_clients_come_out_as_in_the_loop(prepared: Callable[..., Field],
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", ["mixture", "dense", "heads", "GroupNorm"])
+@pytest.mark.parametrize("name", ["mixture", "dense", "heads", "GroupNorm", "normalised gradients"])
 def test_who_else_is_in_the_stack_changes_no_bit(prepared: Callable[..., Field], name: str, threads: int) -> None:
     field = prepared(ROWS[name])
     torch.set_num_threads(threads)
