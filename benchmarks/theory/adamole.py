@@ -59,11 +59,12 @@ def draw(results: Results, figure: Figure) -> None:
             fmt="o",
             label=label,
         )
-    left.axhline(np.mean([run["common"] for runs in results.values() for run in runs]), color="0.6", ls="--", lw=1)
+    common = np.mean([run["common"] for runs in results.values() for run in runs])
+    left.axhline(common, color="0.6", ls="--", lw=1, label="common expert alone")
     left.set_xlim(left=0)
     left.set_xlabel("MB sent in the whole run")
     left.set_ylabel("mixture on unseen clients, %")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="lower left")
     rows = [results[f"low rank, threshold up to {name}"] for name in THRESHOLDS]
     places = list(THRESHOLDS.values())
     right.plot(places, [np.mean([run["active"] for run in runs]) for runs in rows], "o-", color="C3")

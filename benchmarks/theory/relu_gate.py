@@ -62,9 +62,12 @@ def draw(results: Results, figure: Figure) -> None:
     left.set_yticks(places, [row.replace("`", "") for row in results])
     left.set_xlabel("accuracy on unseen clients, %")
     right.set_xlabel("share, %")
+    lines: list[tuple[Any, Any]] = []
     for panel in (left, right):
         panel.grid(axis="x", alpha=0.3)
-        panel.legend(frameon=False, fontsize=7, loc="best")
+        lines += zip(*panel.get_legend_handles_labels(), strict=True)
+    handles, labels = zip(*lines, strict=True)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
 
 EXPERIMENT = Experiment(

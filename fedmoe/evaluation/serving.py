@@ -20,7 +20,7 @@ class Serving:
             the `"mixture"` of the held ones (which has no figure of its own then).
         common_vote: share of the common expert's probabilities in every prediction, in [0, 1); the run fills it in, as
             `evaluate.common-vote` says. `best_expert` and the expert x class accuracies have no vote.
-        private: which of a job's `PARTS` a training client has of its own, when it is tested.
+        private: what a training client has of its own, when it is tested (`ClientJob.private`).
         fine_tuning: epochs that a training client trains the one model on its own samples, when it is tested; 0: none.
         hindsight: also measure every expert on every client (costs M/K times the work): `best_expert` and the expert x
             class accuracies.

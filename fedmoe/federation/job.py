@@ -45,8 +45,9 @@ class ClientJob:
         epochs: passes over its samples; 0: as the settings say.
         trains: which of `PARTS` it trains; the others stay as they are, but for BatchNorm's statistics, which any pass
             moves.
-        private: which of `PARTS` are the client's own: the work starts from what the client has kept of them (the first
-            time from what it received), and it keeps what comes out.
+        private: which of `PARTS`, or single tensors of its experts by a pattern of their names (`"*.range"`), are the
+            client's own: the work starts from what the client has kept of them (the first time from what it received),
+            and it keeps what comes out.
         sends: whether what comes out goes to the server, and what its objective has to send.
         memory: names of the vectors that the client keeps for its objective, one for each expert and gate; at first 0.
         shared: names of the server's vectors (`control` for the extras `control/expert/0`, ...) that the objective
@@ -74,8 +75,9 @@ class ClientJob:
         for name in ("trains", "private", "memory", "shared"):
             if isinstance(getattr(self, name), str):
                 raise ValueError(f"a job's {name} must be a tuple of names, got '{getattr(self, name)}'; hint: a comma")
+        patterns = {piece for piece in self.private if "*" in piece}
         for name in ("trains", "private"):
-            if wrong := set(getattr(self, name)) - set(PARTS):
+            if wrong := set(getattr(self, name)) - set(PARTS) - (patterns if name == "private" else set()):
                 raise ValueError(f"a job's {name} must be of {', '.join(PARTS)}, got '{min(wrong)}'")
         if self.weighting not in ("uniform", "examples"):
             raise ValueError(f"a job's weighting must be 'uniform' or 'examples', got '{self.weighting}'")

@@ -9,7 +9,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmoe.errors import SettingsError, nearest_hint
 from fedmoe.flower.preparation import can_start_from
 from fedmoe.flower.strategy import ExpertStrategy
-from fedmoe.moe.construction import gate_class
+from fedmoe.moe.construction import common_backbone, gate_class
 from fedmoe.references import known_names, load_plugin, short_name
 from fedmoe.settings import Settings
 from fedmoe.settings.arguments import check_type
@@ -82,7 +82,7 @@ def _check_init(method: Method, settings: Settings) -> None:
     if not isinstance(method.strategy, ExpertStrategy):
         return
     common, model = settings.common_expert, settings.experts.model
-    other = common.source if common.source.startswith("torchvision:") else common.model or model
+    other = common.source if common.source.startswith("torchvision:") else common_backbone(settings)
     if (method.strategy.init or settings.experts.init) == "common" and not can_start_from(other, model):
         raise SettingsError(
             f"{method.name} starts from the common expert, so both must have one backbone: experts.model is '{model}', "

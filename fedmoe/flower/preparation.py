@@ -19,6 +19,7 @@ from fedmoe.federation.state import ServerState
 from fedmoe.moe.construction import (
     build_expert,
     build_gate,
+    common_backbone,
     expert_arguments,
     expert_reads,
     gate_class,
@@ -142,7 +143,7 @@ def check_plugins(settings: Settings) -> None:
     """
     load_plugin("data set", "fedmoe.data.datasets", settings.data.name)
     gate_spec(settings, settings.gate.name, 1, 1)
-    for model in {settings.experts.model, settings.common_expert.model or settings.experts.model}:
+    for model in {settings.experts.model, common_backbone(settings)}:
         expert_arguments(settings, model)
     _check_reads(settings)
     over = is_over_domains(load_plugin("partition", "fedmoe.data.partitions", settings.clients.partition))
@@ -163,12 +164,12 @@ def _check_reads(settings: Settings) -> None:
     reads = expert_reads(model)
     if reads not in ("image", "embedding"):
         raise SettingsError(f"experts.model must read 'image' or 'embedding', got '{model}', which reads '{reads}'")
-    if not common.source.startswith("torchvision:") and expert_reads(common.model or model) != "image":
+    if not common.source.startswith("torchvision:") and expert_reads(common_backbone(settings)) != "image":
         raise SettingsError(
             f"common-expert.model must name an image backbone when experts.model='{model}', got '{common.model}': "
             "there is no embedding before the common expert; hint: common-expert.model='mlp'"
         )
-    if stands_on_common(common.model or model):
+    if stands_on_common(common_backbone(settings)):
         raise SettingsError(
             f"common-expert.model must name a backbone of its own when experts.model='{model}', got '{common.model}': "
             "those experts are corrections of it; hint: common-expert.model='mlp'"

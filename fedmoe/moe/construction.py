@@ -19,6 +19,7 @@ __all__ = [
     "GATES",
     "build_expert",
     "build_gate",
+    "common_backbone",
     "expert_arguments",
     "expert_reads",
     "gate_class",
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 GATES, EXPERTS = "fedmoe.moe.gates", "fedmoe.moe.experts"  # packages, a file each
+
+FALLBACK = "mlp"  # the common expert where the experts themselves cannot be one
 
 _one_at_a_time = threading.Lock()  # the generator is the whole process's; nodes may be threads
 
@@ -53,6 +56,19 @@ def expert_reads(name: str) -> str:
         ReferenceError_: no such backbone.
     """
     return str(getattr(load_plugin("expert", EXPERTS, name), "reads", "image"))
+
+
+def common_backbone(settings: Settings) -> str:
+    """Returns the common expert's backbone: as `common-expert.model` says; if that is empty, the experts' own.
+
+    Experts that read embeddings or correct the common expert cannot be one: then it is `mlp`.
+
+    Raises:
+        ReferenceError_: no such backbone.
+    """
+    given, model = settings.common_expert.model, settings.experts.model
+    alone = expert_reads(model) == "image" and not stands_on_common(model)
+    return given or (model if alone else FALLBACK)
 
 
 def stands_on_common(name: str) -> bool:

@@ -21,6 +21,7 @@ TITLES = {
     "fedadam": "FedAdam",
     "fedavg": "FedAvg",
     "fedavg finetuned": "FedAvg + fine-tuning",
+    "fedavg own": "FedAvg with tensors of their own",
     "fedavgm": "FedAvgM",
     "fedem": "FedEM",
     "fedjets": "FedJETs",

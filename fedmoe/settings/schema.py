@@ -84,7 +84,7 @@ class CommonExpertSettings:
     """The pretrained, frozen network that gives the embeddings."""
 
     source: str = setting("public", "'public' (trained on the public split), a file, or 'torchvision:resnet18'")
-    model: str = setting("", "backbone when trained on the public split; empty: the experts' own")
+    model: str = setting("", "backbone if trained on the public split; empty: the experts' own, or mlp if that is none")
     epochs: int = setting(20, "epochs on the public split at the most", low=0)
     accuracy: float = setting(0.0, "stop at this accuracy on held-out public samples; 0: epochs alone", low=0, high=1)
     learning_rate: float = setting(0.05, "of its SGD", above=0)

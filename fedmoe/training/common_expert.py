@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from fedmoe.data.contracts import Dataset, Ids
 from fedmoe.data.storage import home, new_file
 from fedmoe.errors import DataError
-from fedmoe.moe.construction import build_expert, expert_arguments
+from fedmoe.moe.construction import build_expert, common_backbone, expert_arguments
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.vectors import to_vector
 from fedmoe.references import load_plugin, source_of
@@ -73,7 +73,7 @@ def common_expert(
     Raises:
         DataError: a given file is missing, broken or of another shape.
     """
-    backbone = settings.common_expert.model or settings.experts.model
+    backbone = common_backbone(settings)
     spec = expert_spec(settings, dataset.x_NCHW.shape[1:], len(dataset.class_names), backbone)
     source = settings.common_expert.source
     check_source(source)
@@ -268,7 +268,7 @@ def open_weights(settings: Settings, in_shape: Sequence[int], num_classes: int, 
     Raises:
         DataError: this node does not find it, or it is damaged.
     """
-    backbone = settings.common_expert.model
+    backbone = common_backbone(settings)
     expert = build_expert(backbone, expert_spec(settings, in_shape, num_classes, backbone), 0)
     file = home() / "cache" / "common" / f"weights-{fingerprint}.safetensors"
     if not file.is_file():

@@ -5,6 +5,7 @@ Vectors are whole ones of an expert or the gate; of private parts only the clien
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -77,6 +78,14 @@ def is_trained(part: Part, job: ClientJob, *, gate: bool) -> bool:
 def piece_of(part: Part, *, gate: bool) -> str:
     """Returns which of `PARTS` the tensor belongs to."""
     return "gate" if gate else "head" if part.name.startswith(HEAD) else "body"
+
+
+def own_piece(part: Part, job: ClientJob, *, gate: bool) -> str | None:
+    """Returns what the tensor is private as: one of `PARTS`, a pattern of names, or `None` where it is the server's."""
+    piece = piece_of(part, gate=gate)
+    if piece in job.private:
+        return piece
+    return None if gate else next((own for own in job.private if fnmatchcase(part.name, own)), None)
 
 
 def start_of(
@@ -184,12 +193,20 @@ def _names(job: ClientJob) -> list[str]:
 
 
 def _private(job: ClientJob, module: nn.Module, is_gate: bool) -> dict[str, list[slice]]:
-    """Returns where the client's own values lie in a vector of this module, by which of `PARTS` they are."""
+    """Returns where the client's own values lie in a vector of this module, by what they are private as.
+
+    Raises:
+        ValueError: a pattern fits the name of none of an expert's tensors.
+    """
     found: dict[str, list[slice]] = {}
-    for part in parts_of(module):
-        piece = piece_of(part, gate=is_gate)
-        if piece in job.private:
+    parts = parts_of(module)
+    for part in parts:
+        if (piece := own_piece(part, job, gate=is_gate)) is not None:
             found.setdefault(piece, []).append(slice(part.offset, part.offset + part.size))
+    for pattern in () if is_gate else (piece for piece in job.private if "*" in piece):
+        if not any(fnmatchcase(part.name, pattern) for part in parts):
+            names = ", ".join(part.name for part in parts)
+            raise ValueError(f"'{pattern}' must fit the name of a tensor that is private; hint: experts have {names}")
     return found
 
 

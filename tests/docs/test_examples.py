@@ -14,7 +14,7 @@ from fedmoe.settings import from_flat
 from tests.small import newest_state, rounds_of, run_small, small_config
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("docs/write-a-strategy.md", "docs/plug-ins.md")
+PAGES = ("docs/write-a-strategy.md", "docs/plug-ins.md", "docs/write-a-gate.md")
 DIGITS = {"data__name": "digits", "data__public_samples": 60, "evaluate__every": 3}
 
 
@@ -30,7 +30,7 @@ def files_of(page):
 
 @pytest.fixture
 def lab(tmp_path):
-    """A folder outside the project with the files of both pages."""
+    """A folder outside the project with the files of all pages."""
     folder = tmp_path / "lab"
     folder.mkdir()
     for page in PAGES:
@@ -47,6 +47,7 @@ def test_the_pages_have_their_examples():
     assert list(files_of(PAGES[0])) == ["my_strategy.py"]
     kinds = ["gate", "expert", "objective", "data", "partition", "transform"]
     assert list(files_of(PAGES[1])) == [f"my_{kind}.py" for kind in kinds]
+    assert list(files_of(PAGES[2])) == ["points_gate.py"]
 
 
 def test_the_strategy_of_the_tutorial_runs_by_reference(lab):
@@ -90,11 +91,22 @@ def test_an_app_of_ones_own_takes_its_arguments(lab, monkeypatch):
         {"experts__model": "{lab}/my_expert.py:Softmax", "strategy__name": "{lab}/my_objective.py:Decided"},
         {"clients__partition": "{lab}/my_partition.py:falling", "strategy__name": "{lab}/my_strategy.py:Balanced"},
         {"clients__partition": "domain", "clients__domains": "identity,negative,{lab}/my_transform.py:faded"},
+        {"gate__name": "{lab}/points_gate.py:Points"},
     ],
-    ids=["gate and data set", "expert and objective", "partition", "transform"],
+    ids=["gate and data set", "expert and objective", "partition", "transform", "gate of points"],
 )
 def test_the_other_plug_ins_run_by_reference(lab, changes):
     lines = rounds_of(run(lab, **{key: value.format(lab=lab) for key, value in changes.items()}))
     assert [line["completed"] for line in lines] == [5, 5, 5]
     assert [failure for line in lines for failure in line["failures"]] == []
     assert lines[-1]["evaluate"] is not None
+
+
+def test_the_gate_of_points_takes_its_argument(lab):
+    near, far = (
+        newest_state(
+            run(lab, gate__name=f"{lab}/points_gate.py:Points", gate__points__reach=reach, train__trainer="stacked")
+        )
+        for reach in (0.1, 9.0)
+    )
+    assert not (near.gate == far.gate).all()

@@ -126,9 +126,13 @@ def test_the_embeddings_are_read_as_they_are_and_never_written(tmp_path: Path, m
 
 
 REFUSED = {
-    "no backbone for the common expert": (
-        {"common_expert__model": ""},
-        "common-expert.model must name an image backbone when experts.model='head', got ''",
+    "a common expert that is a correction of one": (
+        {"common_expert__model": "low_rank", "experts__model": "low_rank"},
+        "common-expert.model must name a backbone of its own when experts.model='low_rank', got 'low_rank'",
+    ),
+    "a correction of a torchvision network": (
+        {"common_expert__model": "", "common_expert__source": "torchvision:resnet18", "experts__model": "low_rank"},
+        "experts.model='low_rank' stands on a common expert with a backbone of fedmoe's",
     ),
     "a common expert that is a head": (
         {"common_expert__model": "head", "experts__model": "mlp"},

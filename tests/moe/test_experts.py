@@ -16,12 +16,17 @@ from fedmoe.references import known_names
 
 EXPERTS: dict[str, tuple[int, int, int]] = {
     "cnn": (1, 8, 8),
+    "expanded": (2, 3, 4),
     "head": (7, 1, 1),
+    "linear": (2, 3, 4),
     "low_rank": (2, 8, 8),
+    "mixer": (2, 8, 8),
     "mlp": (2, 3, 4),
+    "ninformer": (2, 8, 8),
     "patch_cubic": (2, 3, 5),
     "patch_linear": (1, 4, 5),
     "patch_sum": (2, 2, 4),
+    "rela": (1, 8, 12),
     "resnet8": (3, 8, 8),
     "resnet18": (3, 16, 16),
     "resnet34": (1, 16, 16),
@@ -138,7 +143,10 @@ def test_a_sample_is_served_alone_as_in_a_batch(name: str, norm: str) -> None:
     torch.testing.assert_close(alone, expert(x_BCHW), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "embedding"), [("mlp", 9), ("resnet8", 9 * 4), ("resnet18", 9 * 8)])
+@pytest.mark.parametrize(
+    ("name", "embedding"),
+    [("mlp", 9), ("expanded", 9), ("mixer", 9), ("ninformer", 9), ("resnet8", 9 * 4), ("resnet18", 9 * 8)],
+)
 def test_width_scales_the_embedding(name: str, embedding: int) -> None:
     assert make(name, width=9).embedding_dim == embedding
 

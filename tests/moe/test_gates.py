@@ -34,14 +34,22 @@ class Row:
 
 GATES = {
     "adaptive_threshold": Row(trains=True, softmax=False),
+    "cosine": Row(trains=True),
     "discriminant": Row(),
+    "expert_choice": Row(trains=True, softmax=False),
     "frozen": Row(),
+    "grkan": Row(trains=True),
+    "grn": Row(trains=True),
     "gumbel": Row(trains=True),
     "mlp": Row(trains=True),
     "noisy_top1": Row(trains=True, softmax=False),
+    "noisy_top_k": Row(trains=True, softmax=False),
     "oracle": Row(),
     "random": Row(),
     "relu": Row(trains=True, softmax=False),
+    "softmax": Row(trains=True),
+    "top_k": Row(trains=True, softmax=False),
+    "top_p": Row(trains=True, softmax=False),
     "uniform": Row(),
 }
 

@@ -17,6 +17,9 @@ from fedmoe.evaluation.served import seen_clients, seen_ids
 from fedmoe.federation.job import PARTS, ClientFailure, ClientJob, Term
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.moe.construction import build_expert
+from fedmoe.moe.expert import ExpertSpec
+from fedmoe.moe.vectors import load_vector, parts_of
 from fedmoe.recording.client_states import ClientStates
 from fedmoe.recording.comparison import compare_runs
 from fedmoe.settings import Settings, from_flat
@@ -148,6 +151,70 @@ def test_fedrep_trains_heads_then_bodies(tmp_path: Path, trainer: str) -> None:
     for client, head in heads.items():
         np.testing.assert_allclose(last_kept(folder, client, "private/head/expert/0"), head, rtol=0, atol=2e-5)
     assert len({head.numpy().tobytes() for head in heads.values()}) == len(heads) > settings.clients.per_round
+
+
+@pytest.mark.parametrize("trainer", ["loop", "stacked"])
+def test_fedavg_own_keeps_the_tensors_that_fit(tmp_path: Path, trainer: str) -> None:
+    own = {"strategy__fedavg_own__own": "body.*.bias, head.w*"}
+    folder, settings = run(tmp_path, "fedavg_own", train__trainer=trainer, **own)
+    hand = ByHand(settings)
+    weights, private = hand.start, torch.zeros(len(hand.start), dtype=torch.bool)
+    # a perceptron of 16 pixels, 5 units, 6 classes: weights, biases, the head's weights, its biases
+    private[16 * 5 : 16 * 5 + 5 + 5 * 6] = True
+    kept: dict[int, torch.Tensor] = {}
+    for r in range(1, ROUNDS + 1):
+        ends, sizes = [], []
+        for client in hand.sampled(r):
+            ends.append(hand.train(client, r, torch.where(private, kept.get(client, weights), weights)))
+            sizes.append(len(hand.who.shards[client]))
+            kept[client] = ends[-1]
+        weights = (torch.stack(ends) * torch.tensor(sizes)[:, None]).sum(dim=0) / sum(sizes)
+    np.testing.assert_allclose(newest_state(folder).experts[0], weights, rtol=0, atol=2e-5)
+    assert len(kept) > settings.clients.per_round
+    for client, end in kept.items():
+        for pattern, part in (("body.*.bias", slice(80, 85)), ("head.w*", slice(85, 115))):
+            found = last_kept(folder, client, f"private/{pattern}/expert/0")
+            np.testing.assert_allclose(found, end[part], rtol=0, atol=2e-5)
+
+
+def test_a_range_of_its_own_is_what_a_client_is_tested_with(tmp_path: Path) -> None:
+    changes = {"experts__model": "expanded", "evaluate__seen": 6, "evaluate__samples": 40, "evaluate__every": ROUNDS}
+    folder, settings = run(tmp_path / "own", "fedavg_own", **changes)
+    fedavg, _ = run(tmp_path / "fedavg", "fedavg", **changes)
+    assert [line["bytes"] for line in rounds_of(folder)] == [line["bytes"] for line in rounds_of(fedavg)]
+    hand = ByHand(settings)
+    vector = newest_state(folder).experts[0]
+    expert = build_expert("expanded", ExpertSpec(in_shape=(1, 4, 4), num_classes=6, width=5), 0)
+    (place,) = [part.offset for part in parts_of(expert) if part.name == "activation.range"]
+    ranges, moved = [], 0
+    for row in rounds_of(folder)[-1]["evaluate"]["seen"]["clients"]:
+        client, mine = row["client_id"], vector.copy()
+        ids = seen_ids(hand.who, client, np.arange(hand.data.num_train, len(hand.data.y_N)), 40, settings.seed)
+        if kept := ClientStates(folder / "client-states").load(client, ROUNDS):
+            assert list(kept) == ["private/*.range/expert/0"]
+            ranges.append(float(kept["private/*.range/expert/0"][0]))
+            mine[place] = ranges[-1]
+        x = (torch.tensor(hand.data.x_NCHW[ids]).float() - hand.mean) / hand.std
+        load_vector(expert, mine)
+        with torch.no_grad():
+            told = expert(x).argmax(dim=1).numpy()
+        assert row["zero_shot"] == pytest.approx((told == hand.data.y_N[ids]).mean())
+        moved += bool(kept)
+    assert len(set(ranges)) == len(ranges) == moved > 1
+    assert newest_state(folder).experts[0].tobytes() != newest_state(fedavg).experts[0].tobytes()
+
+
+def test_a_pattern_that_fits_nothing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RoundError, match=r"'\*\.range' must fit the name .*hint: experts have body.1.weight"):
+        run(tmp_path, "fedavg_own")
+
+
+def test_patterns_are_for_what_is_private(tmp_path: Path) -> None:
+    job = {"client_id": 0, "round_num": 1, "experts": (0,), "objective": (), "gate": False}
+    assert ClientJob(**job, private=("head", "*.range")).private == ("head", "*.range")
+    for wrong in ({"private": ("range",)}, {"trains": ("*.range",)}):
+        with pytest.raises(ValueError, match=r"must be of body, head, gate, got '.*range'"):
+            ClientJob(**job, **wrong)
 
 
 class Raises:

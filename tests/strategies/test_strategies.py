@@ -66,6 +66,9 @@ STRATEGIES = {
     "fedavgm": Row(pool=1, held=1, wrong=({"rate": 0.0}, {"momentum": 1.0}), others=({"momentum": 0.0},)),
     "fedem": Row(pool=3, held=3, answers=3),
     "fedavg": Row(pool=1, held=1, wrong=({"no_such": 1}, {"init": 3})),
+    "fedavg_own": Row(
+        pool=1, held=1, wrong=({"own": "range"}, {"own": "*.bias,"}), others=({"own": "*.bias, head.*"},)
+    ),
     "fedavg_finetuned": Row(pool=1, held=1, wrong=({"epochs": 0},), others=({"epochs": 3},)),
     "fedjets": Row(
         pool=3,

@@ -38,9 +38,12 @@ OBJECTIVES: dict[str, list[Row]] = {
     "anchor": [Row()],
     "control": [Row()],
     "dense": [Row(gate=False)],
+    "importance": [Row(experts=False)],
     "likelihood": [Row(gate=False)],
+    "load": [Row(experts=False), Row({"deviation": 0.3}, experts=False)],
     "mixture": [Row({"output": o, "renormalise": r}) for o in ("probability", "logit") for r in (True, False)],
     "prox": [Row({"mu": 0.3}, experts=False, gate=False)],  # at its start the penalty is at its least
+    "switch": [Row({"weight": 0.5}, experts=False)],
 }
 ROWS = [(name, row) for name, rows in OBJECTIVES.items() for row in rows]
 

@@ -86,6 +86,9 @@ ROWS: dict[str, Row] = {
     "all private, and prox": Row(
         (MIXTURE, Term("prox", {"mu": 0.5})), job={"private": ("body", "head", "gate"), "sends": False}
     ),
+    "mixture and importance": Row((MIXTURE, Term("importance", {"weight": 0.1})), held=3),
+    "mixture and load": Row((MIXTURE, Term("load", {"weight": 0.1})), held=3),
+    "mixture and switch": Row((MIXTURE, Term("switch", {"weight": 0.1})), held=3),
     "the client's own numbers": Row((Term(TERM),), gate=False),
     "likelihood in the client's shares": Row((Term("likelihood"),), gate=False),
     "likelihood and control": Row(
@@ -94,6 +97,12 @@ ROWS: dict[str, Row] = {
         job={"memory": ("control",), "shared": ("control",), "pooled": (0, 3)},
     ),
     "CNN": Row((MIXTURE,), settings={"experts.model": "cnn", "experts.width": 2}),
+    "NiNformer": Row((MIXTURE,), settings={"experts.model": "ninformer", "experts.width": 4, "clients.samples": 20}),
+    "ReLA": Row((MIXTURE,), settings={"experts.model": "rela", "experts.width": 8, "clients.samples": 20}),
+    "expanded": Row((MIXTURE,), settings={"experts.model": "expanded"}),
+    "expanded, private ranges and biases": Row(
+        (MIXTURE,), settings={"experts.model": "expanded"}, job={"private": ("*.range", "body.*.bias")}
+    ),
     "heads": Row((MIXTURE,), settings=HEADS | {"train.epochs": 2}),
     "one head": Row((Term("dense"), Term("prox", {"mu": 0.5})), held=1, gate=False, settings=HEADS),
     "GroupNorm": Row((MIXTURE,), settings={"experts.model": "resnet8", "experts.width": 16, "clients.samples": 20}),
