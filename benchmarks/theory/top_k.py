@@ -20,7 +20,7 @@ from fedmoe.seeding import numpy_stream
 
 __all__ = ["EXPERIMENT", "ROWS", "Case", "fitted", "samples", "start", "truth"]
 
-SIZES, SMALL_SIZES = (300, 1_000, 3_000, 10_000, 30_000), (300, 3_000)
+SIZES, SMALL_SIZES = (300, 1_000, 3_000, 10_000, 30_000), (300, 2_000)
 STYLES = {1: "o-", 2: "s--"}  # of a fit, of one whose gate is held or bounded
 REPETITIONS, SMALL_REPETITIONS = 2, 1
 

@@ -36,7 +36,7 @@ class Search:
             return [gate_MG]
         free = sums.gate.information_SFSF[:-1, :, :-1, :].reshape(len(self.move_P), -1)
         ridge_PP = RIDGE * (1 + float(np.trace(free))) * np.eye(len(self.move_P))
-        newton_P = np.linalg.solve(free + ridge_PP, sums.gate.gradient_SF[:-1].ravel())
+        newton_P = np.asarray(np.linalg.solve(free + ridge_PP, sums.gate.gradient_SF[:-1].ravel()), dtype=np.float64)
         one_P = np.zeros(len(self.move_P))
         one_P[self.turn] = self.move_P[self.turn]
         return [gate_MG] + [

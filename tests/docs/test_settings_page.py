@@ -1,5 +1,6 @@
 """The page of settings says what the schema and the strategies say."""
 
+import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -70,3 +71,16 @@ def test_the_short_names_are_names_that_there_are(key):
     assert set(names) <= set(known_names(PACKAGES[key])), (
         "a new plug-in may be told of; one that is told of must be there"
     )
+
+
+@pytest.mark.parametrize(("kind", "package"), [("gate", "fedmoe.moe.gates"), ("experts", "fedmoe.moe.experts")])
+def test_the_arguments_of_all_gates_and_experts_are_told(kind, package):
+    rows = {row[0].strip("`"): row[1:3] for row in cells(PAGE.read_text()) if re.match(rf"`{kind}\.\w+\.", row[0])}
+    expected = {}
+    for name in known_names(package):
+        for item in inspect.signature(load_plugin(kind, package, name)).parameters.values():
+            if item.kind is item.KEYWORD_ONLY:
+                text = str(item.default).lower() if isinstance(item.default, bool) else str(item.default)
+                told = f'`"{text}"`' if isinstance(item.default, str) else f"`{text}`"
+                expected[f"{kind}.{name}.{item.name.replace('_', '-')}"] = [type(item.default).__name__, told]
+    assert rows == expected

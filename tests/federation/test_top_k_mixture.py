@@ -17,8 +17,10 @@ EXPERTS, SAMPLES = 4, 400
 
 def mixture(seed: int, k: int, bias_in_selection: bool = True) -> TopKMixture:
     stream = np.random.default_rng((seed, 7))
-    gate, lines = stream.normal(0, 3, (EXPERTS, 2)), stream.normal(0, 3, (EXPERTS, 2))
-    gate[-1] = 0
+    # the upper envelope of these scores has all four experts, so that each is somebody's best
+    gate = np.array([[9.0, -4.0], [4.0, -0.5], [-4.0, -0.5], [0.0, 0.0]])
+    gate[:-1] += stream.normal(0, 0.2, (EXPERTS - 1, 2))
+    lines = stream.normal(0, 3, (EXPERTS, 2))
     return TopKMixture(gate, lines, stream.uniform(0.5, 1.5, EXPERTS), k, bias_in_selection)
 
 

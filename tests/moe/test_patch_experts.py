@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fedmoe.moe.construction import build_expert
 from fedmoe.moe.expert import Expert, ExpertSpec
-from fedmoe.moe.patch_filters import PatchExpert
+from fedmoe.moe.patch_expert import PatchExpert
 
 SHAPE, CLASSES, PER_CLASS = (2, 3, 5), 3, 2
 ACTIVATIONS = {"patch_cubic": lambda z: z**3, "patch_linear": lambda z: z}

@@ -1,5 +1,7 @@
 """Pictures cut into patches, and the networks that mix them: NiNformer and MLP-Mixer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -131,3 +133,17 @@ def test_patches_in_another_order_are_another_picture(name: str) -> None:
     expert = build_expert(name, ExpertSpec(in_shape=(1, 8, 8), num_classes=3, width=8), 0)
     x = normal(4, 1, 8, 8)
     assert (expert(x) - expert(x.roll(2, dims=3))).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["ninformer", "mixer", "rela"])
+def test_a_network_has_as_many_blocks_as_asked_and_one_at_least(name: str) -> None:
+    spec = replace(SPEC, width=8)
+    for layers in (1, 3):
+        blocks = build_expert(name, replace(spec, arguments={"layers": layers}), 0).blocks
+        assert len({block_weights(block) for block in blocks}) == len(blocks) == layers
+    with pytest.raises(SettingsError, match=rf"experts.{name}.layers must be at least 1, got 0; hint"):
+        build_expert(name, replace(spec, arguments={"layers": 0}), 0)
+
+
+def block_weights(block: nn.Module) -> bytes:
+    return to_vector(block).tobytes()

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from fedmoe.moe.blocks import stacked_blocks
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.mixing import MixerBlock
 from fedmoe.moe.patches import PatchEmbedding, patch_side
@@ -18,12 +19,12 @@ class MixerExpert(Expert):
 
     Args:
         spec: what it is built from; `spec.width` is the number of features of a patch (64 by default).
-        layers: blocks.
+        layers: blocks, at least 1.
         hidden: hidden units of both perceptrons of a block; 0: twice the features.
         patch: side of a patch in pixels; 0: chosen by the pictures' size.
 
     Raises:
-        SettingsError: the pictures cannot be cut into such patches.
+        SettingsError: the pictures cannot be cut into such patches, or there is no block.
     """
 
     def __init__(self, spec: ExpertSpec, *, layers: int = 2, hidden: int = 0, patch: int = 0) -> None:
@@ -32,8 +33,8 @@ class MixerExpert(Expert):
         self.embedding_dim = spec.width or DEFAULT_FEATURES
         self.patches = PatchEmbedding(spec.in_shape, self.embedding_dim, side)
         units = hidden or 2 * self.embedding_dim
-        self.blocks = nn.Sequential(
-            *(MixerBlock(self.patches.tokens, self.embedding_dim, units) for _ in range(layers))
+        self.blocks = stacked_blocks(
+            lambda: MixerBlock(self.patches.tokens, self.embedding_dim, units), layers, "experts.mixer.layers"
         )
         self.norm = nn.LayerNorm(self.embedding_dim)
         self.head = nn.Linear(self.embedding_dim, spec.num_classes)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fedmoe.moe.patch_filters import PatchExpert, patches_of
+from fedmoe.moe.patch_expert import PatchExpert, patches_of
 
 __all__ = ["PatchCubicExpert"]
 

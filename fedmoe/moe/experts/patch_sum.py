@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from fedmoe.moe.expert import Expert, ExpertSpec
-from fedmoe.moe.patch_filters import patches_of
+from fedmoe.moe.patch_expert import patches_of
 
 __all__ = ["PatchSumExpert"]
 

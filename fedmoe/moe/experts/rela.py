@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmoe.moe.attention import AttentionBlock
+from fedmoe.moe.blocks import stacked_blocks
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.patches import PatchEmbedding, patch_side
 
@@ -22,12 +23,12 @@ class ReLAExpert(Expert):
     Args:
         spec: what it is built from; `spec.width` is the number of features of a patch (64 by default).
         attention: `"relu"`, or `"softmax"` for the twin with the usual attention.
-        layers: blocks.
+        layers: blocks, at least 1.
         heads: of each attention; they must divide the features; 0: 4, or 2 or 1 where 4 do not.
         patch: side of a patch in pixels; 0: chosen by the pictures' size.
 
     Raises:
-        SettingsError: there is no such attention, or heads or patches do not fit.
+        SettingsError: there is no such attention, heads or patches do not fit, or there is no block.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class ReLAExpert(Expert):
         self.patches = PatchEmbedding(spec.in_shape, self.embedding_dim, side)
         number = heads or gcd(MOST_HEADS, self.embedding_dim)
         self.positions = nn.Parameter(POSITIONS * torch.randn(self.patches.tokens, self.embedding_dim))
-        self.blocks = nn.Sequential(*(AttentionBlock(self.embedding_dim, number, attention) for _ in range(layers)))
+        self.blocks = stacked_blocks(
+            lambda: AttentionBlock(self.embedding_dim, number, attention), layers, "experts.rela.layers"
+        )
         self.norm = nn.LayerNorm(self.embedding_dim)
         self.head = nn.Linear(self.embedding_dim, spec.num_classes)
 
