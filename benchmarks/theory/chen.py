@@ -65,11 +65,11 @@ def draw(results: Results, figure: Figure) -> None:
         axes.set_yticks(range(len(rows)), rows)
         axes.grid(axis="x", alpha=0.3)
     left.axvline(CEILING, color="grey", linestyle="--", linewidth=1)
-    left.text(CEILING, len(ROWS) - 0.4, "theorem 4.1", color="grey", ha="center", fontsize=8)
+    left.text(CEILING, len(ROWS) - 0.3, "theorem 4.1", color="grey", ha="center", va="bottom", fontsize=8)
     left.set_xlabel("test accuracy, %   (dot: a seed; bar: published)")
     right.set_xlabel("dispatch entropy, nats")
     right.axvline(1.386, color="grey", linestyle="--", linewidth=1)
-    right.text(1.386, len(right.get_yticks()) - 0.4, "no routing", color="grey", ha="center", fontsize=8)
+    right.text(1.386, len(right.get_yticks()) - 0.6, "no routing", color="grey", ha="center", va="bottom", fontsize=8)
 
 
 EXPERIMENT = Experiment(

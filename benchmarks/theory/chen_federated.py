@@ -60,6 +60,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "4 anchors, K = 2 of 4, cubic": ANCHORS,
     "K = 2 of 8, linear": {**LARGE, **LINEAR, "experts.top-k": 2},
     "K = 2 of 8, cubic": {**LARGE, "experts.top-k": 2},
+    "all 8, linear": {**LARGE, **LINEAR},
     "all 8, cubic": LARGE,
     "all 8, cubic, plain gradients": {**LARGE, **PLAIN},
     "all 8, cubic, the paper's start": {},
@@ -128,7 +129,7 @@ def draw(results: Results, figure: Figure) -> None:
             values = [run[name] for run in results[row] if name in run]
             colour = "tab:blue" if "linear" in row else "tab:orange"
             panel.plot(values, [height] * len(values), "o", color=colour, alpha=0.5, markersize=5, markeredgewidth=0)
-        panel.set_xlabel(label)
+        panel.set_xlabel(label if name != "cosine" else "cosine of gate and centres")
         panel.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(rows)), rows)
 

@@ -77,7 +77,7 @@ def dispatch_entropy(cluster_N: Tensor, expert_N: Tensor) -> float:
     """
     counts = np.zeros((int(expert_N.max()) + 1, int(cluster_N.max()) + 1), dtype=np.int64)
     np.add.at(counts, (expert_N.numpy(), cluster_N.numpy()), 1)
-    return count_entropy(counts.sum(axis=0)) - mutual_information(counts)
+    return max(0.0, count_entropy(counts.sum(axis=0)) - mutual_information(counts))
 
 
 def fresh(model: str, width: int, like: Samples, seed: int, *path: str | int) -> Expert:
