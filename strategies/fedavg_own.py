@@ -1,11 +1,16 @@
 """FedAvg whose clients keep a few numbers of the model for themselves."""
 
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from fedmoe.errors import SettingsError
 from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.job import ClientJob
 from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.moe.construction import build_expert, expert_arguments, expert_reads, stands_on_common
+from fedmoe.moe.expert import ExpertSpec
+from fedmoe.moe.vectors import parts_of
+from fedmoe.settings import Settings
 
 __all__ = ["FedAvgOwn"]
 
@@ -31,6 +36,24 @@ class FedAvgOwn(ExpertStrategy):
             raise SettingsError(
                 f"strategy.fedavg_own.own must be patterns with a *, got '{self.own}'; hint: '*.range', '*.bias'"
             )
+
+    def check(self, settings: Settings) -> None:
+        """Refuses patterns of which none fits the name of a tensor of the experts."""
+        super().check(settings)
+        model = settings.experts.model
+        if stands_on_common(model):  # its tensors are known once there is a common expert
+            return
+        side = 28  # of a picture that every backbone takes
+        shape = (8, 1, 1) if expert_reads(model) == "embedding" else (1, side, side)
+        arguments = expert_arguments(settings, model)
+        spec = ExpertSpec(in_shape=shape, num_classes=2, width=settings.experts.width, arguments=arguments)
+        names = [part.name for part in parts_of(build_expert(model, spec, 0))]
+        for pattern in self.patterns():
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise SettingsError(
+                    f"strategy.fedavg_own.own must fit the name of a tensor of experts.model='{model}', got "
+                    f"'{pattern}'; hint: it has {', '.join(names)}"
+                )
 
     def patterns(self) -> tuple[str, ...]:
         """Returns the patterns, one by one."""

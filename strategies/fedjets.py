@@ -69,7 +69,13 @@ class FedJETs(ExpertStrategy):
     def check(self, settings: Settings) -> None:
         """Refuses anchors that nobody deals, and a term of balance that there is not."""
         super().check(settings)
-        load_terms(self.terms_of_balance())
+        try:
+            load_terms(self.terms_of_balance())
+        except TypeError as error:
+            raise SettingsError(
+                f"strategy.fedjets.balance must name an objective that takes a weight, got '{self.balance}'; hint: "
+                "importance, load or switch"
+            ) from error
         if settings.clients.anchors_per_round and not settings.clients.deal_anchors:
             raise SettingsError(
                 f"fedjets trains the anchors that it is told, got clients.anchors-per-round="

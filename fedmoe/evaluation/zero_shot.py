@@ -68,7 +68,8 @@ def serve_clients(
 ) -> list[ClientResult]:
     """Returns how each client fares: ranking on its unlabelled inputs, K experts for it, the best one for each sample.
 
-    Methods measured: `zero_shot`: each sample by the best of the K experts (the test of arXiv 2306.08586, section 3);
+    Methods measured: `zero_shot`: each sample by the best of the K experts (the test of arXiv 2306.08586, section 3),
+    or by the common expert where the gate falls back and leaves it more than any of them;
     `mixture`: by the weighted mixture of the K; `..._em`: the same with label-prior correction on the same unlabelled
     batch; `best_expert`: the single expert of the pool that is best for this client in hindsight, an upper bound for
     one-expert serving that looks at the labels.

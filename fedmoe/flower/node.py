@@ -221,7 +221,7 @@ class Node:
             if clients[0] >= self.population.num_training:
                 return [result_to_json(result) for result in self.serve(clients, state, serving, prior, round_num)]
             own = self._own_state(clients[0], state, serving, round_num)
-            under = self._own_prior(clients[0]) if serving.private or serving.fine_tuning else prior
+            under = self._own_prior(clients[0]) if "head" in serving.private or serving.fine_tuning else prior
             ordinary = replace(serving, cold_start=())
             return [result_to_json(result) for result in self.serve(clients, own, ordinary, under, round_num)]
 

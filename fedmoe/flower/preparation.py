@@ -14,9 +14,11 @@ from fedmoe.data.embeddings import Chunk, EmbeddingTable, embedding_table
 from fedmoe.data.population import Population, build_population
 from fedmoe.data.population_cache import keep_population, open_population
 from fedmoe.data.prepared import apply_domains, prepare
-from fedmoe.errors import SettingsError
+from fedmoe.errors import SettingsError, nearest_hint
 from fedmoe.federation.state import ServerState
 from fedmoe.moe.construction import (
+    EXPERTS,
+    GATES,
     build_expert,
     build_gate,
     common_backbone,
@@ -29,7 +31,7 @@ from fedmoe.moe.construction import (
 )
 from fedmoe.moe.expert import ExpertSpec
 from fedmoe.moe.vectors import Vector, to_vector
-from fedmoe.references import load_plugin
+from fedmoe.references import known_names, load_plugin, short_name
 from fedmoe.seeding import derive_seed
 from fedmoe.settings import Settings
 from fedmoe.training.common_expert import (
@@ -142,7 +144,8 @@ def check_plugins(settings: Settings) -> None:
         SettingsError: names that do not go together.
     """
     load_plugin("data set", "fedmoe.data.datasets", settings.data.name)
-    gate_spec(settings, settings.gate.name, 1, 1)
+    _check_tables(settings)
+    build_gate(settings.gate.name, gate_spec(settings, settings.gate.name, 2, settings.experts.num), 0)
     for model in {settings.experts.model, common_backbone(settings)}:
         expert_arguments(settings, model)
     _check_reads(settings)
@@ -156,6 +159,18 @@ def check_plugins(settings: Settings) -> None:
         for domain in parse_domains(settings.clients.domains, alike=settings.clients.permute_labels):
             load_plugin("transform", "fedmoe.data.transforms", domain)
     check_source(settings.common_expert.source)
+
+
+def _check_tables(settings: Settings) -> None:
+    """Refuses a table of arguments that belongs to no gate, or no backbone, that there is."""
+    for kind, package, given in (
+        ("gate", GATES, (settings.gate.name,)),
+        ("experts", EXPERTS, (settings.experts.model, settings.common_expert.model)),
+    ):
+        known = {*known_names(package), *(short_name(name, package) for name in given)}
+        for table in getattr(settings, kind).arguments:
+            if table not in known:
+                raise SettingsError(f"unknown settings table '{kind}.{table}'; {nearest_hint(table, known)}")
 
 
 def _check_reads(settings: Settings) -> None:

@@ -86,15 +86,17 @@ def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
     """Returns the sizes that the strategy's traffic is made of."""
     expert = int(preparation.initial_state(1, False, "random").experts[0].size)
     reads = {expert_reads(preparation.settings.experts.model)}
-    size, gate = 1, None
+    size, gate, answers = 1, None, False
     if isinstance(strategy, ExpertStrategy):
         size = strategy.pool_size(preparation.settings)
         reads.add(strategy.ranks_by)
         if strategy.has_gate:
             gate = preparation.initial_gate(size, strategy.gate)
-            reads.add(gate_class(strategy.gate or preparation.settings.gate.name).reads)
+            kind = gate_class(strategy.gate or preparation.settings.gate.name)
+            reads.add(kind.reads)
+            answers = kind.falls_back
     settings = preparation.settings
-    below = stands_on_common(settings.experts.model)
+    below = answers or stands_on_common(settings.experts.model)
     needed = below or settings.evaluate.common_vote or reads & {"embedding", "fingerprint"}
     common = vector_size(preparation.common.expert) if needed else 0
     if "fingerprint" in reads:

@@ -48,11 +48,14 @@ class Gate(nn.Module, ABC):
         set_by_strategy: its weights are no training's, but come from the strategy that brings it (`Contract.gate`).
         falls_back: its weights may sum to less than 1, and what is left is the weight of the frozen common expert, in
             training and in serving.
+        looks_at_batch: its weights of a sample depend on the samples beside it. Only clients with batches of equal size
+            are stacked then, for rows that fill a batch up would be looked at too.
     """
 
     reads: ClassVar[str] = "embedding"
     set_by_strategy: ClassVar[bool] = False
     falls_back: ClassVar[bool] = False
+    looks_at_batch: ClassVar[bool] = False
 
     def __init__(self, spec: GateSpec) -> None:
         super().__init__()
@@ -61,6 +64,8 @@ class Gate(nn.Module, ABC):
     @property
     def draws(self) -> int:
         """Returns L: how many numbers from [0, 1), drawn evenly and by itself, each sample comes with; by default none.
+
+        A gate that reads lots has them already, and takes none.
 
         They follow what the gate reads (`split`), from the client's own stream, anew for each client and round. In
         further epochs of a round a sample has the same ones.

@@ -1,6 +1,5 @@
 """The common expert: pretrained on the public split (or given), then frozen; kept in a cache by content."""
 
-import copy
 import hashlib
 import json
 import time
@@ -101,6 +100,8 @@ def common_expert(
         tell(f"common expert: {report['held_out_accuracy']:.1%} on held-out public samples")
     expert.eval().requires_grad_(False).to(device)
     digest = hashlib.sha256(backbone.encode() + source_of(type(expert)) + to_vector(expert).tobytes())
+    if spec.arguments:  # of which some leave no trace in the weights
+        digest.update(repr(sorted(spec.arguments.items())).encode())
     for statistic in channel_statistics(
         dataset.x_NCHW, public_ids
     ):  # inputs are normalised by them before it sees them
@@ -131,7 +132,7 @@ def expert_spec(
         in_shape: channels, height, width.
         num_classes: C.
         backbone: empty: the experts'.
-        common: the common expert, for experts that stand on it; the spec gets a copy.
+        common: the common expert, for experts that stand on it.
 
     Raises:
         SettingsError: the backbone does not take the arguments of its table.
@@ -143,7 +144,7 @@ def expert_spec(
         width=settings.experts.width,
         norm=settings.experts.norm,
         arguments=expert_arguments(settings, backbone or settings.experts.model),
-        common=copy.deepcopy(common),
+        common=common,
     )
 
 

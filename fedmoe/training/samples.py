@@ -248,6 +248,8 @@ class SampleStore:
         read = self._read(ids, reads, lots)
         if lots is None or not lots.draws:
             return read
+        if reads == "lot":
+            raise ValueError(f"a gate that reads lots has them already, got draws={lots.draws}; hint: draws = 0")
         return torch.cat([read, lots.numbers(len(ids)).to(self.device)], dim=1)
 
     def _read(self, ids: Ids, reads: str | None, lots: Lots | None) -> Tensor:

@@ -117,6 +117,7 @@ def test_the_threshold_takes_a_gradient() -> None:
     ("name", "arguments"),
     [
         ("relu", {"common": -0.1}),
+        ("noisy_top1", {"noise": -0.1}),
         ("gumbel", {"temperature": 0.0}),
         ("gumbel", {"samples": 0}),
         ("adaptive_threshold", {"largest": 0.0}),

@@ -94,7 +94,12 @@ def test_of_one_expert_only_the_weight_after_the_softmax_has_a_gradient(order: s
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("softmax", {"transform": "cosh"}), ("top_k", {"k": 0}), ("top_k", {"order": "within"})],
+    [
+        ("softmax", {"transform": "cosh"}),
+        ("top_k", {"k": 0}),
+        ("top_k", {"order": "within"}),
+        ("top_k", {"bias_in_selection": False, "order": "after"}),
+    ],
 )
 def test_arguments_that_are_none_are_refused(name: str, arguments: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=f"gate.{name}"):

@@ -11,11 +11,13 @@ from torchvision import models
 
 from fedmoe.data.contracts import Dataset
 from fedmoe.errors import DataError, SettingsError
+from fedmoe.flower.preparation import prepare_run
 from fedmoe.moe.vectors import to_vector
 from fedmoe.settings import Settings, from_flat
 from fedmoe.training import common_expert as module
 from fedmoe.training.common_expert import common_expert
 from fedmoe.training.samples import channel_statistics
+from tests.small import small_config
 
 CPU = torch.device("cpu")
 
@@ -148,3 +150,21 @@ def test_another_public_split_gives_other_embeddings_even_from_the_same_file(tmp
     first, second = (common_expert(given, blobs(), "data", public, CPU) for public in (PUBLIC, PUBLIC[50:]))
     assert first.fingerprint != second.fingerprint
     assert first.report == {"source": str(file)}
+
+
+def test_arguments_that_leave_no_trace_in_the_weights_are_part_of_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDMOE_HOME", str(tmp_path))
+    found = []
+    for activation in ("gelu", "silu"):
+        changes = {"experts.expanded.activation": activation, "experts.model": "expanded", "common-expert.epochs": 0}
+        preparation = prepare_run(from_flat(small_config() | changes), torch.device("cpu"), lambda text: None)
+        with torch.no_grad():
+            images = torch.from_numpy(preparation.data.dataset.x_NCHW[:5].copy()).float()
+            mean, std = (own.view(-1, 1, 1) for own in (preparation.store.mean, preparation.store.std))
+            embedded = preparation.common.expert.embed((images - mean) / std)
+        np.testing.assert_allclose(preparation.table.embeddings[:5], embedded.numpy(), rtol=1e-4, atol=1e-5)
+        found.append((preparation.common.fingerprint, to_vector(preparation.common.expert).tobytes()))
+    assert found[0][1] == found[1][1], "the same weights"
+    assert found[0][0] != found[1][0]

@@ -18,7 +18,7 @@ GATES = [name for name in known_names("fedmoe.moe.gates") if not gate_class(name
 TERMS = {"mixture": 2, "anchor": 1}
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, 1, 5])  # of 5, few rows that fill up change nothing in `expert_choice`
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize("gate", GATES)
 def test_the_stack_gives_the_loops_updates(

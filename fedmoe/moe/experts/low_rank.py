@@ -1,5 +1,6 @@
 """Low-rank experts: the frozen common expert's layers, each with a small correction of its own."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -23,8 +24,8 @@ class LowRankExpert(Expert):
 
     Args:
         spec: what it is built from; `common` must be there.
-        rank: r, at least 1; where a layer's smaller side is less, that.
-        alpha: the correction's scale.
+        rank: r, at least 1; where a layer's smaller side is less, its factors are only that wide.
+        alpha: the correction's scale is this by the rank that was asked for.
     """
 
     on_common: ClassVar[bool] = True
@@ -35,7 +36,7 @@ class LowRankExpert(Expert):
             raise SettingsError("low-rank experts stand on a common expert, got none; hint: ExpertSpec(common=...)")
         if rank < 1:
             raise SettingsError(f"experts.low_rank.rank must be at least 1, got {rank}; hint: 4")
-        common = spec.common
+        common = copy.deepcopy(spec.common)  # its own: one that is moved to another device takes no other along
         self.scale = alpha / rank
         self.embedding_dim = common.embedding_dim
         self.head = nn.Linear(common.head.in_features, common.head.out_features)

@@ -35,6 +35,7 @@ class ExpertChoiceGate(MLPGate):
     """
 
     falls_back: ClassVar[bool] = True
+    looks_at_batch: ClassVar[bool] = True
 
     def __init__(self, spec: GateSpec, *, capacity: float = 1.0) -> None:
         super().__init__(spec)

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fedmoe.errors import SettingsError
 from fedmoe.moe.gate import Gate, GateSpec
 
 __all__ = ["NoisyTop1Gate"]
@@ -30,6 +31,8 @@ class NoisyTop1Gate(Gate):
 
     def __init__(self, spec: GateSpec, *, noise: float = 1.0) -> None:
         super().__init__(spec)
+        if not noise >= 0:
+            raise SettingsError(f"gate.noisy_top1.noise must be at least 0, got {noise}; hint: 1.0")
         self.noise = noise
         self.theta_MD = nn.Parameter(torch.zeros(spec.num_experts, spec.in_features))
 

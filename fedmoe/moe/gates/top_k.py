@@ -39,6 +39,12 @@ class TopKGate(Gate):
             raise SettingsError(f"gate.top_k.k must be at least 1, got {k}; hint: 1 or 2")
         if order not in ORDERS:
             raise SettingsError(f"gate.top_k.order must be one of {', '.join(ORDERS)}, got '{order}'")
+        if order == "after" and not bias_in_selection:
+            raise SettingsError(
+                "gate.top_k.bias-in-selection must be true with order='after', got false: the choice without the bias "
+                "is made in the scores, and the softmax over all held experts would not be the paper's; hint: "
+                "order='before'"
+            )
         self.k, self.order, self.bias_in_selection = k, order, bias_in_selection
         self.linear = nn.Linear(spec.in_features, spec.num_experts)
 
