@@ -110,20 +110,22 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> Resu
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of table, CSV and picture")
     parser.add_argument("--seeds", type=seeds_of, default=seeds_of("0..4"), help="as 0..4")
-    parser.add_argument("--small", action="store_true", help="a smaller version, in seconds")
+    parser.add_argument("--small", action="store_true", help="a smaller version, to try it")
     parser.add_argument("--threads", type=int, default=1, help="of torch; another number changes the last bits")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     console = Console()
     results = measured(experiment, asked.seeds, asked.small, console)
     asked.output.mkdir(parents=True, exist_ok=True)
-    table = markdown(experiment, results)
-    (asked.output / f"{experiment.name}.md").write_text(table)
-    write_csv(asked.output / f"{experiment.name}.csv", asked.seeds, results)
+    table, name = markdown(experiment, results), f"{experiment.name}-small" if asked.small else experiment.name
+    (asked.output / f"{name}.md").write_text(table)
+    write_csv(asked.output / f"{name}.csv", asked.seeds, results)
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         experiment.draw(results, figure)
-        figure.savefig(asked.output / f"{experiment.name}.png", dpi=150)
+        figure.savefig(asked.output / f"{name}.png", dpi=150)
     console.print(Markdown(table))
+    if asked.small:
+        console.print("the small version, to try the command: its figures show nothing")
     console.print(f"written to {asked.output}", soft_wrap=True)
     return results

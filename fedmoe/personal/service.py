@@ -110,7 +110,7 @@ def serve_batch(trained: Trained, store: SampleStore, scratch: Expert, batch: Ba
             "pool": trained.num_experts * trained.ledger.expert_size * FLOAT_BYTES,
         },
         seconds={**seconds, "fetch": fetching.seconds},
-        notes=(*trained.notes, *batch.notes),
+        notes=(*trained.notes, *_left_over(trained, answers), *batch.notes),
     )
 
 
@@ -150,6 +150,17 @@ def _chosen(trained: Trained, answers: Answers) -> NDArray[np.int64]:
         return np.full(len(answers.logits_BM), MIXTURE, dtype=np.int64)
     chosen_B: NDArray[np.int64] = np.array([*answers.held, COMMON], dtype=np.int64)[of_held.best_B.numpy()]
     return chosen_B
+
+
+def _left_over(trained: Trained, answers: Answers) -> list[str]:
+    """Returns a sentence on the images that the gate leaves to the common expert, if it may."""
+    if not answers.falls_back:
+        return []
+    count, every = int((_chosen(trained, answers) == COMMON).sum()), len(answers.logits_BM)
+    return [
+        f"The gate may leave an image to the common expert, which then answers: {count} of these {every}. An image's "
+        "weights follow the gate's own rule; the strips show its scores' softmax, by which it ranks."
+    ]
 
 
 def _known(y: Tensor) -> NDArray[np.int64] | None:

@@ -42,7 +42,7 @@ STRATEGIES = {
     "no such balance": ({"strategy.fedjets.balance": "swich"}, "unknown objective 'swich'; did you mean 'switch'?"),
     "parts of one's own that there are not": (
         {"strategy.name": "fedavg_own", "experts.model": "mlp"},
-        "strategy.fedavg_own.own must fit the name of a tensor of experts.model='mlp', got '*.range'; hint: it has body",
+        "strategy.fedavg_own.own must fit the name of a tensor of experts.model='mlp', got '*.range'; hint: ",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Each low-rank expert has a frozen body of its own: moving one moves no other, and the common expert stays as it is."""
+"""Each low-rank expert has a frozen body of its own: moving one moves no other."""
 
 import torch
 

@@ -18,7 +18,7 @@ def test_the_small_version(tmp_path: Path) -> None:
         assert run["digits accuracy"] > 88
         assert abs(run["digits parameters"] / ours["digits parameters"] - 1) < 0.01
     assert all(ours["digits operations"] < run["digits operations"] for run in mixers)
-    assert (tmp_path / "ninformer.png").exists()
+    assert (tmp_path / "ninformer-small.png").exists()
 
 
 def test_the_mixers_differ_in_depth_and_width() -> None:
