@@ -157,10 +157,8 @@ def _left_over(trained: Trained, answers: Answers) -> list[str]:
     if not answers.falls_back:
         return []
     count, every = int((_chosen(trained, answers) == COMMON).sum()), len(answers.logits_BM)
-    return [
-        f"The gate may leave an image to the common expert, which then answers: {count} of these {every}. An image's "
-        "weights follow the gate's own rule; the strips show its scores' softmax, by which it ranks."
-    ]
+    told = f"The gate may leave an image to the common expert, which then answers: {count} of these {every}."
+    return [f"{told} The strips show the softmax of its scores, by which it ranks, not its weights."]
 
 
 def _known(y: Tensor) -> NDArray[np.int64] | None:

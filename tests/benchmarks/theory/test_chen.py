@@ -42,7 +42,7 @@ def test_every_published_figure_has_its_row() -> None:
 def test_the_command_writes_table_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(vars(EXPERIMENT), "measure", lambda row, seed, small: {"accuracy": 90.0, "entropy": 0.5})
     main(EXPERIMENT, ["--output", str(tmp_path), "--small", "--seeds", "0..1"])
-    assert "| 4: pool of cubic | 90.00 ± 0.00 | 0.500 ± 0.000 |" in (tmp_path / "chen.md").read_text()
+    assert "| 4: pool of cubic | 90.00 ± 0.00 | 0.500 ± 0.000 |" in (tmp_path / "chen-small.md").read_text()
     assert (tmp_path / "chen-small.png").stat().st_size > 10_000
 
 
