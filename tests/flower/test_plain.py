@@ -8,7 +8,8 @@ import pytest
 
 from fedmoe.errors import RoundError
 from fedmoe.flower.local_run import read_config
-from fedmoe.flower.methods import methods_of, short_name
+from fedmoe.flower.methods import methods_of
+from fedmoe.references import short_name
 from fedmoe.settings import from_flat
 from tests.small import newest_bytes, newest_state, rounds_of, run_small, small_config
 
@@ -25,7 +26,7 @@ def test_flowers_own_strategies_train_and_are_recorded(tmp_path: Path, name: str
     assert [line["round"] for line in lines] == [1, 2, 3]
     assert lines[-1]["evaluate"] is not None
     assert all(line["train"]["examples"] > 0 and line["bytes"]["down"] > 0 for line in lines)
-    assert set(summary["methods"]) == {short_name(config["strategy.name"]), "fedavg", "common expert"}
+    assert set(summary["methods"]) == {short_name(config["strategy.name"], "strategies"), "fedavg", "common expert"}
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -205,7 +205,7 @@ def test_a_range_of_its_own_is_what_a_client_is_tested_with(tmp_path: Path) -> N
 
 
 def test_a_pattern_that_fits_nothing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RoundError, match=r"'\*\.range' must fit the name .*hint: experts have body.1.weight"):
+    with pytest.raises(SettingsError, match=r"must fit the name .* got '\*\.range'; hint: it has body.1.weight"):
         run(tmp_path, "fedavg_own")
 
 
