@@ -13,17 +13,12 @@ from torch import Tensor
 from fedmoe.evaluation.prior_em import correct_priors
 from fedmoe.evaluation.serving import Serving
 from fedmoe.moe.mixture import mix, with_common
-from fedmoe.moe.routing import best_held
+from fedmoe.moe.routing import best_held, held_softmax
 
-__all__ = ["Answers", "HeldAnswers", "Weighing", "accuracies_of", "by_softmax", "predictions_of", "share_of"]
+__all__ = ["Answers", "HeldAnswers", "Weighing", "accuracies_of", "predictions_of", "share_of"]
 
 Weighing = Callable[[Tensor, Tensor], Tensor]
 """Scores over the pool, ids of the held experts -> weights of the held ones, as `Gate.weigh` has it."""
-
-
-def by_softmax(logits_BM: Tensor, expert_ids_K: Tensor) -> Tensor:
-    """Returns the weights where there is no gate: the softmax of the held experts' scores."""
-    return torch.softmax(logits_BM.index_select(1, expert_ids_K), dim=1)
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class Answers:
     outputs: Mapping[int, Tensor]
     y_B: Tensor
     common_BC: Tensor | None = None
-    weigh: Weighing = by_softmax
+    weigh: Weighing = held_softmax
     falls_back: bool = False
 
     def of_held(self, rows_B: Tensor | None = None, held: Sequence[int] | None = None) -> HeldAnswers:

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from fedmoe.evaluation.cold_start import cold_start
 from fedmoe.evaluation.outputs import expert_logits, gate_logits
-from fedmoe.evaluation.predictions import Answers, Weighing, accuracies_of, by_softmax, predictions_of
+from fedmoe.evaluation.predictions import Answers, Weighing, accuracies_of, predictions_of
 from fedmoe.evaluation.ranking import client_scores
 from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.assignment import best_first
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
+from fedmoe.moe.routing import held_softmax
 from fedmoe.training.samples import ClientSamples
 
 __all__ = ["ClientResult", "common_expert_results", "rank_experts", "rule_of", "serve_clients"]
@@ -146,7 +147,7 @@ def rank_experts(
 def rule_of(gate: Gate | None, serving: Serving) -> tuple[Weighing, bool]:
     """Returns the rule by which held experts are weighed, and whether the common expert gets what it leaves."""
     if gate is None or serving.by != "gate":
-        return by_softmax, False
+        return held_softmax, False
     return gate.weigh, gate.falls_back
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedmoe.moe.routing import Routing, ordered
+from fedmoe.moe.routing import Routing, held_softmax, ordered
 
 __all__ = ["Gate", "GateSpec"]
 
@@ -89,7 +89,7 @@ class Gate(nn.Module, ABC):
             logits_BM: as `scores` gives them.
             expert_ids_K: int64, which experts are held; the columns follow them.
         """
-        return torch.softmax(logits_BM.index_select(1, expert_ids_K), dim=1)
+        return held_softmax(logits_BM, expert_ids_K)
 
     def split(self, input_BX: Tensor) -> tuple[Tensor, Tensor]:
         """Returns what is read (B, D), and the lots (B, L), each at least 1e-6 away from 0 and 1."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Routing", "best_held", "ordered"]
+__all__ = ["Routing", "best_held", "held_softmax", "ordered"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,16 @@ class Routing:
     logits_BM: Tensor
     expert_ids_BK: Tensor
     weights_BK: Tensor
+
+
+def held_softmax(logits_BM: Tensor, expert_ids_K: Tensor) -> Tensor:
+    """Returns weights_BK: the softmax of the held experts' scores.
+
+    Args:
+        logits_BM: scores over the pool.
+        expert_ids_K: int64, which experts are held; the columns follow them.
+    """
+    return torch.softmax(logits_BM.index_select(1, expert_ids_K), dim=1)
 
 
 def ordered(logits_BM: Tensor, expert_ids_K: Tensor, weights_BK: Tensor) -> Routing:
