@@ -273,7 +273,7 @@ class Node:
         """Returns the resident gate for a pool of this size."""
         if num_experts not in self.gates:
             width = self.store.gate_width(self.gate_reads, num_experts)
-            spec = gate_spec(self.settings, self.gate_name, width, num_experts)
+            spec = gate_spec(self.settings, self.gate_name, width, num_experts, self.store.in_shape)
             self.gates[num_experts] = build_gate(self.gate_name, spec, 0).to(self.device)
         return self.gates[num_experts]
 

@@ -120,7 +120,7 @@ class Preparation:
         """Returns the gate before round 1; `gate` names it, empty: as the settings say."""
         name = gate or self.settings.gate.name
         width = self.store.gate_width(gate_class(name).reads, num_experts)
-        spec = gate_spec(self.settings, name, width, num_experts)
+        spec = gate_spec(self.settings, name, width, num_experts, self.store.in_shape)
         return to_vector(build_gate(name, spec, derive_seed(self.settings.seed, "gate")))
 
 

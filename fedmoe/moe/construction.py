@@ -107,7 +107,9 @@ def build_gate(name: str, spec: GateSpec, seed: int) -> Gate:
     return _seeded(lambda: make(spec, **spec.arguments), seed)
 
 
-def gate_spec(settings: Settings, name: str, in_features: int, num_experts: int) -> GateSpec:
+def gate_spec(
+    settings: Settings, name: str, in_features: int, num_experts: int, in_shape: tuple[int, int, int] | None = None
+) -> GateSpec:
     """Returns what the gate `name` is built from, its arguments among it.
 
     Args:
@@ -115,13 +117,19 @@ def gate_spec(settings: Settings, name: str, in_features: int, num_experts: int)
         name: of the gate.
         in_features: the width of what it reads.
         num_experts: M.
+        in_shape: channels, height, width of what the experts read; `None`: not known.
 
     Raises:
         SettingsError: it does not take the arguments of its table.
     """
     own = short_name(name, GATES)
-    arguments = keyword_arguments(f"gate.{own}", gate_class(name), settings.gate.arguments.get(own, {}))
-    return GateSpec(in_features=in_features, num_experts=num_experts, hidden=settings.gate.hidden, arguments=arguments)
+    return GateSpec(
+        in_features=in_features,
+        num_experts=num_experts,
+        hidden=settings.gate.hidden,
+        arguments=keyword_arguments(f"gate.{own}", gate_class(name), settings.gate.arguments.get(own, {})),
+        in_shape=in_shape,
+    )
 
 
 def expert_arguments(settings: Settings, name: str) -> dict[str, object]:

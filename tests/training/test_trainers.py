@@ -171,6 +171,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             in_features=preparation.store.gate_width(gate_class(settings.gate.name).reads, settings.experts.num),
             num_experts=settings.experts.num,
             hidden=settings.gate.hidden,
+            in_shape=preparation.store.in_shape,
         )
         resident = build_gate(settings.gate.name, gate, 0)
         place = Workplace(
