@@ -194,6 +194,11 @@ def _check_reads(settings: Settings) -> None:
             f"experts.model='{model}' stands on a common expert with a backbone of fedmoe's, got common-expert.source="
             f"'{common.source}'; hint: common-expert.source='public'"
         )
+    if settings.evaluate.attack_eps and (reads != "image" or common.source.startswith("torchvision:")):
+        raise SettingsError(
+            "evaluate.attack-eps needs experts that read images, and a common expert with a backbone of fedmoe's, got "
+            f"experts.model='{model}' and common-expert.source='{common.source}'; hint: experts.model='cnn'"
+        )
     if reads == "embedding" and settings.train.augmentation != "none":
         raise SettingsError(
             f"train.augmentation must be 'none' when experts.model='{model}', got '{settings.train.augmentation}': it "
@@ -230,7 +235,7 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
     reads = expert_reads(settings.experts.model)
     store = SampleStore.of(data.dataset, population, table, torch.device("cpu"), reads)
     base = common.expert if stands_on_common(settings.experts.model) else None
-    if base is not None:
+    if base is not None or settings.evaluate.attack_eps:
         keep_weights(common)
     return Preparation(
         settings=settings,

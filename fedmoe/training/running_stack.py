@@ -122,6 +122,7 @@ class RunningStack:
             expert_pool=pool_of(buffers.expert, [state.experts[i] for i in held], device),
             gate_pool={} if gate is None or state.gate is None else pool_of(gate, [state.gate], device),
             shared=shared_pools(jobs, self.starts, held, buffers.expert, gate, device),
+            span=place.store.span,
         )
         self.own = {
             "expert_ids": torch.tensor([job.experts for job in filled], device=device),

@@ -14,6 +14,7 @@ from fedmoe.data.contracts import Dataset, Ids
 from fedmoe.data.embeddings import EmbeddingTable
 from fedmoe.data.fingerprints import Fingerprints
 from fedmoe.data.population import Population
+from fedmoe.training.attack import Span
 
 __all__ = ["ClientSamples", "Lots", "SampleStore", "channel_statistics", "normalised", "read_by_experts"]
 
@@ -204,6 +205,14 @@ class SampleStore:
             public_ids=population.public_ids,
             resident=has_room(device, sum(array.nbytes for array in arrays)),
         )
+
+    @property
+    def span(self) -> Span | None:
+        """Returns what normalised pixels may be, on the device; `None` where the experts do not read images."""
+        if self.images.dtype != np.uint8:
+            return None
+        low_C11, high_C11 = (((value - self.mean) / self.std).view(-1, 1, 1).to(self.device) for value in (0.0, 255.0))
+        return Span(low_C11, high_C11)
 
     @property
     def in_shape(self) -> tuple[int, int, int]:

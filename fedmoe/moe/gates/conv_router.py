@@ -9,7 +9,7 @@ __all__ = ["ConvRouter"]
 
 
 class ConvRouter(Gate):
-    """3x3 convolutions with ReLU, all but the first of stride 2, the mean over the pixels, a linear layer.
+    """3x3 convolutions with ReLU, all but the first of stride 2, then a linear layer on what is left of the image.
 
     AdvMoE's router (arXiv 2308.10110) is a residual network on the raw image; this one is as small as the experts here.
     A gate that reads the image can be attacked through it: with every step of an attack the routing is another one,
@@ -31,14 +31,16 @@ class ConvRouter(Gate):
             if value < 1:
                 raise SettingsError(f"gate.conv_router.{name} must be at least 1, got {value}")
         self.in_shape = spec.in_shape or (spec.in_features, 1, 1)
-        widths = [self.in_shape[0], channels, *[2 * channels] * (layers - 1)]
+        count, height, width = self.in_shape
         steps: list[nn.Module] = []
         for layer in range(layers):
-            steps += [nn.Conv2d(widths[layer], widths[layer + 1], 3, min(layer + 1, 2), padding=1), nn.ReLU()]
-        self.layers = nn.Sequential(*steps)
-        self.last = nn.Linear(widths[-1], spec.num_experts)
+            stride, out = (1, channels) if layer == 0 else (2, 2 * channels)
+            steps += [nn.Conv2d(count, out, 3, stride, padding=1), nn.ReLU()]
+            count, height, width = out, -(-height // stride), -(-width // stride)
+        self.layers = nn.Sequential(*steps, nn.Flatten())
+        self.last = nn.Linear(count * height * width, spec.num_experts)
 
     def scores(self, input_BD: Tensor) -> Tensor:
         """Returns logits_BM."""
-        logits_BM: Tensor = self.last(self.layers(input_BD.unflatten(1, self.in_shape)).mean(dim=(2, 3)))
+        logits_BM: Tensor = self.last(self.layers(input_BD.reshape(-1, *self.in_shape)))
         return logits_BM
