@@ -13,8 +13,8 @@ from fedmoe.flower.preparation import Preparation
 from fedmoe.flower.recorder import MethodRecorder, ResumePoint, forget_rounds, resume_point
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.wire import record_of
-from fedmoe.moe.construction import expert_reads, gate_class, stands_on_common
-from fedmoe.moe.vectors import vector_size
+from fedmoe.moe.construction import build_expert, expert_reads, gate_class, stands_on_common
+from fedmoe.moe.vectors import parts_of, vector_size
 from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint
 from fedmoe.recording.client_states import ClientStates
 from fedmoe.recording.loggers import RunLogger
@@ -77,6 +77,7 @@ def _start(
             held=start.held,
             trainer=start.trainer,
             states=str(states),
+            expert_parts=parts_of(build_expert(settings.experts.model, preparation.spec, 0)),
         )
     )
     strategy.start(grid, record_of(state), num_rounds=settings.num_server_rounds)

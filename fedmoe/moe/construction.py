@@ -25,6 +25,7 @@ __all__ = [
     "gate_class",
     "gate_spec",
     "is_head_alone",
+    "shared_tensors",
     "stands_on_common",
 ]
 
@@ -78,6 +79,15 @@ def stands_on_common(name: str) -> bool:
         ReferenceError_: no such backbone.
     """
     return bool(getattr(load_plugin("expert", EXPERTS, name), "on_common", False))
+
+
+def shared_tensors(name: str) -> tuple[str, ...]:
+    """Returns patterns of the tensors that experts of the backbone `name` have in common (`Expert.shared`).
+
+    Raises:
+        ReferenceError_: no such backbone.
+    """
+    return tuple(getattr(load_plugin("expert", EXPERTS, name), "shared", ()))
 
 
 def is_head_alone(name: str) -> bool:
