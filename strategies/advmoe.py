@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fedmoe.errors import SettingsError
-from fedmoe.federation.job import ClientJob, Term
+from fedmoe.federation.job import ClientJob, Term, Turn
 from fedmoe.federation.shared import alike, places_of
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.orders import Replies
@@ -45,7 +45,7 @@ class AdvMoE(FedJETs):
     """
 
     training: str = "alternating"
-    eps: float = 8 / 255
+    eps: float = 0.0314
     attack_step: float = 0.0
     attack_steps: int = 2
     beta: float = 6.0
@@ -58,12 +58,10 @@ class AdvMoE(FedJETs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.training not in TRAINING:
-            raise SettingsError(
-                f"strategy.advmoe.training must be one of {', '.join(TRAINING)}, got '{self.training}'"
-            )
+            raise SettingsError(f"strategy.advmoe.training must be one of {', '.join(TRAINING)}, got '{self.training}'")
         if not (0 < self.eps <= 1 and 0 <= self.attack_step <= 1 and self.attack_steps >= 1):
             raise SettingsError(
-                "strategy.advmoe.eps must be above 0, attack-step at least 0, both at most 1, and attack-steps at least "
+                "strategy.advmoe.eps must be above 0, attack-step at least 0, both at most 1, attack-steps at least "
                 f"1, got {self.eps}, {self.attack_step} and {self.attack_steps}; hint: 0.0314 is 8/255"
             )
         for name in ("beta", "routing", "warm"):
@@ -88,7 +86,11 @@ class AdvMoE(FedJETs):
         job = super().job(round_num, client_id, held)
         if self.training == "plain" or round_num <= self.warm:
             return job
-        return replace(job, objective=(*job.objective, self._term(self.routing)))
+        whole = (*job.objective, self._term(self.routing))
+        if self.training == "joint":
+            return replace(job, objective=whole)
+        experts = Turn(objective=(*job.objective, self._term(0.0)), trains=("body", "head"))
+        return replace(job, objective=(), turns=(experts, Turn(objective=whole, trains=("gate",))))
 
     def merge(self, round_num: int, state: ServerState, updates: Replies) -> ServerState:
         """Returns the averages over holders; what is shared is averaged over all copies."""

@@ -57,6 +57,22 @@ class Row:
 
 
 STRATEGIES = {
+    "advmoe": Row(
+        pool=3,
+        held=2,
+        wrong=(
+            {"training": "both"},
+            {"eps": 0.0},
+            {"eps": 1.1},
+            {"attack_step": -0.1},
+            {"attack_steps": 0},
+            {"beta": -1.0},
+            {"routing": -1.0},
+            {"warm": -1},
+            {"output": "vote"},
+        ),
+        others=({"training": "joint", "warm": 2}, {"training": "plain"}, {"output": "logit", "attack_step": 0.01}),
+    ),
     "centralised": Row(pool=1, held=1, alone=True),
     "ditto": Row(pool=1, held=1, wrong=({"strength": -1.0},), others=({"strength": 0.0},)),
     "ensemble": Row(pool=2, held=1, wrong=({"models": 0},), others=({"models": 1},), answers=2),
