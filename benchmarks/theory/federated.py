@@ -14,7 +14,7 @@ from fedmoe.flower.local_run import run_locally
 from fedmoe.personal import Personalizer
 from fedmoe.personal.personalized import COMMON
 
-__all__ = ["dealt", "federated_run", "summary_of"]
+__all__ = ["dealt", "evaluation_of", "federated_run", "summary_of"]
 
 SIMULATION = Path(__file__).parents[2] / "simulations" / "quickstart"
 ALWAYS: Mapping[str, Any] = {"evaluate.baselines": "", "train.trainer": "loop", "train.workers": 1}
@@ -40,6 +40,12 @@ def federated_run(settings: Mapping[str, Any], rounds: int) -> Iterator[Path]:
 def summary_of(run: Path) -> dict[str, Any]:
     """Returns what a run's `summary.json` tells."""
     told: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return told
+
+
+def evaluation_of(run: Path) -> dict[str, Any]:
+    """Returns what the run's last line in `rounds.jsonl` tells of unseen clients."""
+    told: dict[str, Any] = json.loads((run / "rounds.jsonl").read_text().splitlines()[-1])["evaluate"]
     return told
 
 
