@@ -17,8 +17,8 @@ __all__ = ["EXPERIMENT", "ROWS", "settings_of"]
 
 EPS = 0.1  # of a pixel's range
 FASHION_SEEDS = 3  # the seeds below it are run on Fashion-MNIST too
-ROUNDS = {"digits": 50, "Fashion-MNIST": 30}
-WEIGHTS = {"strategy.advmoe.beta": 3.0, "strategy.advmoe.routing": 3.0, "strategy.advmoe.warm": 10}
+ROUNDS = {"digits": 60, "Fashion-MNIST": 40}
+WEIGHTS = {"strategy.advmoe.beta": 3.0, "strategy.advmoe.routing": 3.0, "strategy.advmoe.warm": 20}
 TRAINING: Mapping[str, Mapping[str, Any]] = {
     "plain": {"strategy.advmoe.training": "plain"},
     "joint": {"strategy.advmoe.training": "joint", **WEIGHTS},
@@ -31,7 +31,7 @@ DATA: Mapping[str, Mapping[str, Any]] = {
         "data.name": "fashion_mnist",
         "data.public-samples": 500,
         "clients.samples": 64,
-        "evaluate.samples": 100,
+        "evaluate.samples": 60,
         "experts.width": 4,
     },
 }
@@ -43,6 +43,8 @@ ALL: Mapping[str, Any] = {
     "common-expert.model": "mlp",
     "train.trainer": "stacked",
     "train.batch-size": 32,
+    "train.gate-learning-rate": 0.2,
+    "evaluate.samples": 120,
     "evaluate.attack-eps": EPS,
 }
 ROWS = tuple(f"{data}: {training}" for data in DATA for training in TRAINING)
