@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from fedmoe.training.common_expert import expert_spec, open_weights
 from fedmoe.training.fine_tuning import fine_tuned
 from fedmoe.training.samples import Lots, SampleStore
 from fedmoe.training.speed import TrainerChoice, make_trainer
+from fedmoe.training.statistic import answers
 from fedmoe.training.trainer import LocalTrainer, Workplace
 
 __all__ = ["Node"]
@@ -146,7 +148,9 @@ class Node:
         trainer = self.trainer(TrainerChoice.from_json(order["trainer"]))
         failed, sent = set[int](), set[int]()
         for number, jobs in enumerate(in_turn(self._jobs(order))):
-            for outcome in trainer.train([job for job in jobs if job.client_id not in failed], state):
+            present = [job for job in jobs if job.client_id not in failed]
+            asked = answers(self.place, [job for job in present if job.question], state)
+            for outcome in chain(asked, trainer.train([job for job in present if not job.question], state)):
                 if isinstance(outcome, ClientFailure):
                     failures.append(asdict(outcome))
                     failed.add(outcome.client_id)
