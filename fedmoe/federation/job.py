@@ -54,6 +54,9 @@ class ClientJob:
             sees, likewise.
         given: this client's own numbers for its objective.
         pooled: clients whose samples are put together for this job; empty: the client's own alone.
+        shrink: lambda of an L1 penalty, at least 0: after every step of the optimiser each weight that it trains moves
+            towards 0 by its learning rate times lambda and stops there (the proximal step). Weights are tensors of two
+            axes or more; biases and scales of norms are left alone. What is sent is then counted as sparse.
     """
 
     client_id: int
@@ -70,6 +73,7 @@ class ClientJob:
     shared: tuple[str, ...] = ()
     given: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     pooled: tuple[int, ...] = ()
+    shrink: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("trains", "private", "memory", "shared"):
@@ -81,6 +85,8 @@ class ClientJob:
                 raise ValueError(f"a job's {name} must be of {', '.join(PARTS)}, got '{min(wrong)}'")
         if self.weighting not in ("uniform", "examples"):
             raise ValueError(f"a job's weighting must be 'uniform' or 'examples', got '{self.weighting}'")
+        if self.shrink < 0:
+            raise ValueError(f"a job's shrink must be at least 0, got {self.shrink}")
 
     def samples(self, shards: Shards) -> NDArray[np.int64]:
         """Returns the ids of the samples that it trains on.
@@ -135,6 +141,10 @@ class ClientUpdate:
         own: dict[str, NDArray[np.float32]] = {} if self.gate is None else {"gate": self.gate}
         own |= {f"expert/{expert_id}": vector for expert_id, vector in self.experts.items()}
         return own | dict(self.changes)
+
+    def nonzeros(self) -> dict[str, int]:
+        """Returns how many values of each vector that is sent are not 0."""
+        return {name: int(np.count_nonzero(vector)) for name, vector in self.vectors().items()}
 
 
 @dataclass(frozen=True, kw_only=True)

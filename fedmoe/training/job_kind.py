@@ -37,7 +37,8 @@ def kind_of(job: ClientJob) -> str:
     kept = f"private: {job.private}, memory: {job.memory}, shared: {job.shared}"
     given = {name: len(values) for name, values in job.given.items()}
     return (
-        f"{job.objective!r}, {len(job.experts)} experts, gate: {job.gate}, trains: {job.trains}, {kept}, given: {given}"
+        f"{job.objective!r}, {len(job.experts)} experts, gate: {job.gate}, trains: {job.trains}, {kept}, "
+        f"given: {given}, shrink: {job.shrink}"
     )
 
 

@@ -16,6 +16,7 @@ def make_optimiser(
     gate: Sequence[Tensor],
     fused: Callable[[Tensor], bool] = lambda tensor: False,
     copies: int = 0,
+    shrink: float = 0.0,
 ) -> torch.optim.Optimizer:
     """Returns the optimiser that the settings describe.
 
@@ -28,7 +29,8 @@ def make_optimiser(
         experts: the trainable tensors of each expert; stacked experts are one here.
         gate: the gate's; no weight decay for them.
         fused: says which tensors are stepped in one pass over memory; their gradients must be contiguous.
-        copies: how many axes in front of the experts' tensors count copies; 2 (client, expert) where they are stacked.
+        copies: how many axes in front of the tensors count copies; 2 (client, expert) where they are stacked.
+        shrink: lambda of the L1 penalty on weights, whose proximal step follows every step (`soft_threshold`).
     """
     if not any(experts) and not gate:
         raise ValueError("a job must train something; hint: ClientJob.trains")
@@ -45,13 +47,35 @@ def make_optimiser(
         for in_one_pass in (False, True)
         if (params := [tensor for tensor in tensors if fused(tensor) == in_one_pass])
     ]
+    optimiser: torch.optim.Optimizer
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups)
-    sgd = torch.optim.SGD(groups, lr=settings.learning_rate)
+        optimiser = torch.optim.AdamW(groups)
+    else:
+        optimiser = torch.optim.SGD(groups, lr=settings.learning_rate)
     if settings.optimiser == "normalised":
         for own in experts:
-            sgd.register_step_pre_hook(lambda *_, own=own: normalise(own, copies))
-    return sgd
+            optimiser.register_step_pre_hook(lambda *_, own=own: normalise(own, copies))
+    if shrink > 0:
+        optimiser.register_step_post_hook(lambda own, *_: soft_threshold(own, shrink, copies))
+    return optimiser
+
+
+@torch.no_grad()
+def soft_threshold(optimiser: torch.optim.Optimizer, strength: float, copies: int = 0) -> None:
+    """Moves weights towards 0 by their learning rate times `strength`, in place; those that are nearer become 0.
+
+    That is the proximal step of `strength` times the sum of absolute weights (Parikh and Boyd, Proximal Algorithms,
+    section 6.5.2). Weights are tensors of two axes or more, copies not counted: no bias, no scale of a norm.
+
+    Args:
+        optimiser: whose tensors, and whose rates.
+        strength: lambda.
+        copies: how many axes in front count copies.
+    """
+    for group in optimiser.param_groups:
+        for tensor in group["params"]:
+            if tensor.dim() >= copies + 2:
+                tensor.copy_(torch.nn.functional.softshrink(tensor, float(group["lr"]) * strength))
 
 
 @torch.no_grad()
