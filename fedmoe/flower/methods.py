@@ -9,6 +9,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmoe.errors import SettingsError, nearest_hint
 from fedmoe.flower.preparation import can_start_from
 from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.flower.wrapper import Wrapper
 from fedmoe.moe.construction import common_backbone, gate_class
 from fedmoe.references import known_names, load_plugin, short_name
 from fedmoe.settings import Settings
@@ -70,12 +71,21 @@ def unused_tables(settings: Settings, methods: Sequence[Method]) -> list[str]:
     Raises:
         SettingsError: its name looks like a known one's, misspelt.
     """
-    known = {method.name for method in methods} | set(known_names("strategies"))
+    known = {name for method in methods for name in _names(method)} | set(known_names("strategies"))
     unused = [table for table in sorted(settings.strategy.arguments) if table not in known]
     for table in unused:
         if difflib.get_close_matches(table, known, n=1, cutoff=0.75):
             raise SettingsError(f"unknown strategy '{table}'; {nearest_hint(table, known)}")
     return [f"the settings table strategy.{table} is used by no method of this run" for table in unused]
+
+
+def _names(method: Method) -> list[str]:
+    """Returns the names of the method and of what it works over."""
+    names, strategy = [method.name], method.strategy
+    while isinstance(strategy, Wrapper):
+        names.append(short_name(strategy.over, "strategies"))
+        strategy = strategy.inner
+    return names
 
 
 def _check_init(method: Method, settings: Settings) -> None:
@@ -94,8 +104,13 @@ def _check_init(method: Method, settings: Settings) -> None:
         )
 
 
-def build_strategy(reference: str, settings: Settings) -> Strategy:
+def build_strategy(reference: str, settings: Settings, path: tuple[str, ...] = ()) -> Strategy:
     """Returns the strategy, with the arguments of its table `strategy.NAME` in the settings.
+
+    Args:
+        reference: which one.
+        settings: of the run.
+        path: the names of the wrappers that work over it, the outermost first.
 
     Raises:
         SettingsError: it is unknown, is no Flower strategy, or does not take these arguments.
@@ -115,12 +130,26 @@ def build_strategy(reference: str, settings: Settings) -> Strategy:
             check_type(f"strategy.{name_of_table}.{name}", type(known[name].default), value)
     try:
         strategy: Strategy = make(**arguments)
+        if isinstance(strategy, Wrapper):
+            _settle(strategy, settings, (*path, name_of_table))
     except SettingsError as error:  # a strategy that builds on another is refused in its own name
         own = f"strategy.{name_of_table}"
         raise error if own in str(error) else SettingsError(f"{own}: {error}") from error
     except TypeError as error:
         raise SettingsError(f"strategy '{reference}' does not take {arguments}: {error}") from error
     return strategy
+
+
+def _settle(wrapper: Wrapper, settings: Settings, path: tuple[str, ...]) -> None:
+    """Has the wrapper build what it works over, in which nothing of the `path` down to it may come again."""
+
+    def build(over: str, settings: Settings) -> Strategy:
+        name = short_name(over, "strategies")
+        if name in path:
+            raise SettingsError(f"it must work over another strategy, got '{' over '.join([*path, name])}'")
+        return build_strategy(over, settings, path)
+
+    wrapper.settle(settings, build)
 
 
 def _check_gate(method: Method, settings: Settings) -> None:

@@ -1,0 +1,94 @@
+"""Strategies that work over others."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fedmoe.errors import SettingsError
+from fedmoe.flower.methods import methods_of, unused_tables
+from fedmoe.flower.wrapper import Wrapper
+from fedmoe.settings import from_flat
+from tests.small import newest_state, rounds_of, run_small, small_config
+
+# What is unlike each other: a gate, prints before the first round, anchors found, server momentum, own parts, a pool.
+OVER = ("fedjets", "fedprints", "fedjets_found", "fedjets_adam", "scaffold", "fedrep", "fedem", "ensemble")
+UNCHANGED, LONGER = "tests.wrappers:Unchanged", "tests.wrappers:Longer"
+OWN = ("seconds", "strategy")
+
+
+def told(run: Path) -> list[dict]:
+    return [{key: value for key, value in line.items() if key not in OWN} for line in rounds_of(run)]
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in newest_state(run).to_arrays().items()}
+
+
+@pytest.mark.parametrize("over", OVER)
+def test_a_wrapper_that_changes_nothing_changes_no_byte_and_no_line(tmp_path: Path, over: str) -> None:
+    alone = run_small(tmp_path / "alone", settings=small_config(strategy__name=over))
+    wrapped = run_small(
+        tmp_path / "wrapped",
+        settings=small_config(strategy__name=UNCHANGED) | {"strategy.unchanged.over": over},
+    )
+    assert weights(wrapped) == weights(alone)
+    assert told(wrapped) == told(alone)
+
+
+def test_a_wrapper_changes_what_it_overrides_however_deep_it_lies(tmp_path: Path) -> None:
+    longer = {"strategy.longer.over": "fedprints", "strategy.longer.epochs": 3}
+    config = small_config(strategy__name=UNCHANGED) | {"strategy.unchanged.over": LONGER} | longer
+    deep = run_small(tmp_path / "deep", settings=config)
+    by_setting = run_small(tmp_path / "long", settings=small_config(strategy__name="fedprints", train__epochs=3))
+    once = run_small(tmp_path / "once", settings=small_config(strategy__name="fedprints"))
+    assert weights(deep) == weights(by_setting) != weights(once)
+
+
+def test_each_one_takes_its_own_table() -> None:
+    tables = {"strategy.unchanged.over": "fedprox", "strategy.fedprox.mu": 3.0, "strategy.fedprox.init": "random"}
+    settings = from_flat(small_config(strategy__name=UNCHANGED) | tables)
+    (method,) = methods_of(settings)
+    assert isinstance(method.strategy, Wrapper)
+    assert method.strategy.inner.mu == 3.0
+    assert method.strategy.init == "random"
+    own = {"strategy.unchanged.over": LONGER, "strategy.longer.over": "fedavg"}
+    settings = from_flat(small_config(strategy__name=UNCHANGED) | own)
+    assert unused_tables(settings, methods_of(settings)) == []
+
+
+REFUSED = {
+    "itself": (
+        {"strategy.unchanged.over": UNCHANGED},
+        "strategy.unchanged: it must work over another strategy, got 'unchanged over unchanged'",
+    ),
+    "itself, by another": (
+        {"strategy.unchanged.over": LONGER, "strategy.longer.over": UNCHANGED},
+        "it must work over another strategy, got 'unchanged over longer over unchanged'",
+    ),
+    "a plain Flower strategy": (
+        {"strategy.unchanged.over": "flwr.serverapp.strategy:FedAvg"},
+        "it works over a strategy of experts, got over='flwr.serverapp.strategy:FedAvg', a plain Flower strategy",
+    ),
+    "none that there is": ({"strategy.unchanged.over": "fedjet"}, "did you mean 'fedjets'?"),
+    "arguments that are refused": (
+        {"strategy.unchanged.over": "fedprox", "strategy.fedprox.mu": -1.0},
+        "strategy.fedprox.mu must be at least 0, got -1.0",
+    ),
+    "settings that are refused": (
+        {
+            "strategy.unchanged.over": "fedprints",
+            "clients.num": 1,
+            "clients.per-round": 1,
+            "clients.anchors-per-round": 0,
+        },
+        "fedprints groups clients",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_it_cannot_work_over_is_refused(case: str) -> None:
+    changes, message = REFUSED[case]
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        methods_of(from_flat(small_config(strategy__name=UNCHANGED) | changes))
