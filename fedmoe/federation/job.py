@@ -54,9 +54,11 @@ class ClientJob:
             sees, likewise.
         given: this client's own numbers for its objective.
         pooled: clients whose samples are put together for this job; empty: the client's own alone.
-        shrink: lambda of an L1 penalty, at least 0: after every step of the optimiser each weight that it trains moves
-            towards 0 by its learning rate times lambda and stops there (the proximal step). Weights are tensors of two
-            axes or more; biases and scales of norms are left alone. What is sent is then counted as sparse.
+        shrink: lambda of an L1 penalty on its experts, at least 0: after every step of the optimiser each weight that
+            it trains moves towards 0 by its learning rate times lambda and stops there (the proximal step). Weights
+            are tensors of two axes or more; biases and scales of norms are left alone. What is sent is then counted as
+            sparse.
+        shrink_gate: the same of the gate.
     """
 
     client_id: int
@@ -74,6 +76,7 @@ class ClientJob:
     given: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     pooled: tuple[int, ...] = ()
     shrink: float = 0.0
+    shrink_gate: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("trains", "private", "memory", "shared"):
@@ -85,8 +88,8 @@ class ClientJob:
                 raise ValueError(f"a job's {name} must be of {', '.join(PARTS)}, got '{min(wrong)}'")
         if self.weighting not in ("uniform", "examples"):
             raise ValueError(f"a job's weighting must be 'uniform' or 'examples', got '{self.weighting}'")
-        if self.shrink < 0:
-            raise ValueError(f"a job's shrink must be at least 0, got {self.shrink}")
+        if min(self.shrink, self.shrink_gate) < 0:
+            raise ValueError(f"a job's shrink must be at least 0, got {self.shrink} and {self.shrink_gate}")
 
     def samples(self, shards: Shards) -> NDArray[np.int64]:
         """Returns the ids of the samples that it trains on.
@@ -101,6 +104,11 @@ class ClientJob:
     def size(self, shards: Shards) -> int:
         """Returns how much work it is: samples times experts."""
         return sum(len(shards[client]) for client in self.pooled or (self.client_id,)) * len(self.experts)
+
+    @property
+    def makes_zeros(self) -> bool:
+        """Returns whether what it sends has zeros, which then do not travel."""
+        return max(self.shrink, self.shrink_gate) > 0
 
     @property
     def remembers(self) -> bool:

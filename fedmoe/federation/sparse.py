@@ -62,7 +62,7 @@ def nonzeros_of(
         state: what the server sends of.
         rows: of the clients that completed, with their own counts (`nonzeros`).
     """
-    if not any(job.shrink for job in jobs):
+    if not any(job.makes_zeros for job in jobs):
         return None
     sent = {name: int(np.count_nonzero(array)) for name, array in state.to_arrays().items()}
     return NonZeros(sent, {int(row["client_id"]): row["nonzeros"] for row in rows if "nonzeros" in row})

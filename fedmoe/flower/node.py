@@ -146,7 +146,7 @@ class Node:
         trainer = self.trainer(TrainerChoice.from_json(order["trainer"]))
         failed, sent, counted = set[int](), set[int](), dict[int, dict[str, int]]()
         for number, jobs in enumerate(in_turn(self._jobs(order))):
-            sparse = {job.client_id for job in jobs if job.shrink}
+            sparse = {job.client_id for job in jobs if job.makes_zeros}
             for outcome in trainer.train([job for job in jobs if job.client_id not in failed], state):
                 if isinstance(outcome, ClientFailure):
                     failures.append(asdict(outcome))

@@ -29,6 +29,7 @@ TITLES = {
     "fedjets avgm": "FedJETs with momentum",
     "fedjets found": "FedJETs, anchors found",
     "fedmix": "FedMix",
+    "lasso": "L1 penalty",
     "fedprints": "FedPrints",
     "fedprox": "FedProx",
     "fedrep": "FedRep",

@@ -38,7 +38,7 @@ def kind_of(job: ClientJob) -> str:
     given = {name: len(values) for name, values in job.given.items()}
     return (
         f"{job.objective!r}, {len(job.experts)} experts, gate: {job.gate}, trains: {job.trains}, {kept}, "
-        f"given: {given}, shrink: {job.shrink}"
+        f"given: {given}, shrink: {job.shrink}, {job.shrink_gate}"
     )
 
 

@@ -132,7 +132,9 @@ class LoopTrainer:
         of_experts = len(model.trained) - of_gate
         each = of_experts // len(experts)
         by_expert = [model.trained[first : first + each] for first in range(0, of_experts, max(1, each))]
-        optimiser = make_optimiser(settings, by_expert, model.trained[of_experts:], shrink=job.shrink)
+        optimiser = make_optimiser(
+            settings, by_expert, model.trained[of_experts:], shrink=(job.shrink, job.shrink_gate)
+        )
         losses: list[Tensor] = []
         for batch in self._batches(job, samples):
             with computing_in(settings.precision, device):

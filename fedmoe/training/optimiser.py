@@ -16,7 +16,7 @@ def make_optimiser(
     gate: Sequence[Tensor],
     fused: Callable[[Tensor], bool] = lambda tensor: False,
     copies: int = 0,
-    shrink: float = 0.0,
+    shrink: tuple[float, float] = (0.0, 0.0),
 ) -> torch.optim.Optimizer:
     """Returns the optimiser that the settings describe.
 
@@ -30,7 +30,8 @@ def make_optimiser(
         gate: the gate's; no weight decay for them.
         fused: says which tensors are stepped in one pass over memory; their gradients must be contiguous.
         copies: how many axes in front of the tensors count copies; 2 (client, expert) where they are stacked.
-        shrink: lambda of the L1 penalty on weights, whose proximal step follows every step (`soft_threshold`).
+        shrink: lambdas of the L1 penalty on the experts' and the gate's weights, whose proximal step follows every step
+            (`soft_threshold`).
     """
     if not any(experts) and not gate:
         raise ValueError("a job must train something; hint: ClientJob.trains")
@@ -55,27 +56,32 @@ def make_optimiser(
     if settings.optimiser == "normalised":
         for own in experts:
             optimiser.register_step_pre_hook(lambda *_, own=own: normalise(own, copies))
-    if shrink > 0:
-        optimiser.register_step_post_hook(lambda own, *_: soft_threshold(own, shrink, copies))
+    penalties = (
+        (of_experts, settings.learning_rate * shrink[0]),
+        (list(gate), settings.gate_learning_rate * shrink[1]),
+    )
+    for tensors, by in penalties:
+        if by > 0:
+            optimiser.register_step_post_hook(lambda *_, tensors=tensors, by=by: soft_threshold(tensors, by, copies))
     return optimiser
 
 
 @torch.no_grad()
-def soft_threshold(optimiser: torch.optim.Optimizer, strength: float, copies: int = 0) -> None:
-    """Moves weights towards 0 by their learning rate times `strength`, in place; those that are nearer become 0.
+def soft_threshold(tensors: Sequence[Tensor], by: float, copies: int = 0) -> None:
+    """Moves weights by so much towards 0, in place; those that are nearer become 0.
 
-    That is the proximal step of `strength` times the sum of absolute weights (Parikh and Boyd, Proximal Algorithms,
-    section 6.5.2). Weights are tensors of two axes or more, copies not counted: no bias, no scale of a norm.
+    With `by` = rate x lambda that is the proximal step of lambda times the sum of absolute weights (Parikh and Boyd,
+    Proximal Algorithms, section 6.5.2). Weights are tensors of two axes or more, copies not counted: no bias, no scale
+    of a norm.
 
     Args:
-        optimiser: whose tensors, and whose rates.
-        strength: lambda.
+        tensors: of one expert or gate, or of stacked copies.
+        by: how far, above 0.
         copies: how many axes in front count copies.
     """
-    for group in optimiser.param_groups:
-        for tensor in group["params"]:
-            if tensor.dim() >= copies + 2:
-                tensor.copy_(torch.nn.functional.softshrink(tensor, float(group["lr"]) * strength))
+    for tensor in tensors:
+        if tensor.dim() >= copies + 2:
+            tensor.copy_(torch.nn.functional.softshrink(tensor, by))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from fedmoe.settings import TrainSettings
 from fedmoe.training.optimiser import make_optimiser
 
 SHAPES = ((4, 3), (3,), (), (2, 3, 3))
-RATE, GATE_RATE, STRENGTH = 0.25, 0.5, 0.8
+RATE, GATE_RATE, STRENGTH = 0.25, 0.5, (0.8, 0.6)
 
 
 def tensors(seed: int, front: tuple[int, ...] = ()) -> list[Tensor]:
@@ -33,14 +33,17 @@ def settings(kind: str) -> TrainSettings:
 def test_weights_end_where_the_optimiser_leads_and_then_move_towards_zero(seed: int, kind: str, copies: int) -> None:
     front = (3, 2)[:copies]
     own, plain = ((tensors(seed, front), tensors(seed + 9, front)) for _ in range(2))
-    for (experts, gate), shrink in ((own, STRENGTH), (plain, 0.0)):
+    for (experts, gate), shrink in ((own, STRENGTH), (plain, (0.0, 0.0))):
         optimiser = make_optimiser(settings(kind), [experts], gate, copies=copies, shrink=shrink)
         optimiser.step()
     zeros = 0
     for shrunk, stepped, rate in zip(
-        (*own[0], *own[1]), (*plain[0], *plain[1]), [RATE] * 4 + [GATE_RATE] * 4, strict=True
+        (*own[0], *own[1]),
+        (*plain[0], *plain[1]),
+        [RATE * STRENGTH[0]] * 4 + [GATE_RATE * STRENGTH[1]] * 4,
+        strict=True,
     ):
-        by = rate * STRENGTH if stepped.dim() - copies >= 2 else 0.0
+        by = rate if stepped.dim() - copies >= 2 else 0.0
         old = stepped.detach().numpy()
         slowly = np.where(old > by, old - by, np.where(old < -by, old + by, 0.0)) if by else old
         np.testing.assert_allclose(shrunk.detach().numpy(), slowly, atol=1e-7)
@@ -54,7 +57,7 @@ def test_repeated_steps_reach_the_lasso_whose_optimality_conditions_hold() -> No
     y_N = x_NP[:, :2].sum(dim=1) + 0.1 * torch.from_numpy(rng.standard_normal(40)).float()
     weight = torch.zeros(1, 12, requires_grad=True)
     plain = TrainSettings(learning_rate=0.1, momentum=0.0)
-    optimiser = make_optimiser(plain, [[weight]], [], shrink=strength)
+    optimiser = make_optimiser(plain, [[weight]], [], shrink=(strength, 0.0))
     for _ in range(600):
         optimiser.zero_grad()
         (0.5 * (x_NP @ weight[0] - y_N) ** 2).mean().backward()
@@ -67,5 +70,5 @@ def test_repeated_steps_reach_the_lasso_whose_optimality_conditions_hold() -> No
 
 
 def test_a_negative_penalty_is_refused() -> None:
-    with pytest.raises(ValueError, match="shrink must be at least 0, got -1"):
-        ClientJob(client_id=0, round_num=1, experts=(0,), objective=(), gate=False, shrink=-1)
+    with pytest.raises(ValueError, match=r"shrink must be at least 0, got 0\.0 and -1"):
+        ClientJob(client_id=0, round_num=1, experts=(0,), objective=(), gate=False, shrink_gate=-1)

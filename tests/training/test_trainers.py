@@ -96,7 +96,7 @@ ROWS: dict[str, Row] = {
         gate=False,
         job={"memory": ("control",), "shared": ("control",), "pooled": (0, 3)},
     ),
-    "L1 on gate and experts": Row((MIXTURE,), settings={"train.epochs": 2}, job={"shrink": 0.05}),
+    "L1 on gate and experts": Row((MIXTURE,), settings={"train.epochs": 2}, job={"shrink": 0.05, "shrink_gate": 0.02}),
     "L1 on heads, AdamW": Row(
         (MIXTURE,), settings={"train.optimiser": "adamw"}, job={"shrink": 0.2, "trains": ("head",)}
     ),
