@@ -18,6 +18,7 @@ __all__ = [
 ]
 
 TITLES = {
+    "canonical": "Canonical gates",
     "fedadam": "FedAdam",
     "fedavg": "FedAvg",
     "fedavg finetuned": "FedAvg + fine-tuning",

@@ -72,7 +72,7 @@ def soft_threshold(tensors: Sequence[Tensor], by: float, copies: int = 0) -> Non
 
     With `by` = rate x lambda that is the proximal step of lambda times the sum of absolute weights (Parikh and Boyd,
     Proximal Algorithms, section 6.5.2). Weights are tensors of two axes or more, copies not counted: no bias, no scale
-    of a norm.
+    of a norm. One without a gradient has not been stepped, and stays as it is.
 
     Args:
         tensors: of one expert or gate, or of stacked copies.
@@ -80,7 +80,7 @@ def soft_threshold(tensors: Sequence[Tensor], by: float, copies: int = 0) -> Non
         copies: how many axes in front count copies.
     """
     for tensor in tensors:
-        if tensor.dim() >= copies + 2:
+        if tensor.dim() >= copies + 2 and tensor.grad is not None:
             tensor.copy_(torch.nn.functional.softshrink(tensor, by))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from fedmoe.data.population import Population
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.state import ServerState
+from fedmoe.moe.canonical import canonical
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.seeding import derive_seed, torch_stream
@@ -19,7 +20,7 @@ from fedmoe.settings import TrainSettings
 from fedmoe.training.keeping import Outcome, Start, kept_after, start_of
 from fedmoe.training.objective import load_terms
 from fedmoe.training.samples import Lots, SampleStore
-from fedmoe.training.schedule import num_steps
+from fedmoe.training.schedule import num_steps, validation_split
 
 __all__ = ["LocalTrainer", "Workplace"]
 
@@ -80,6 +81,11 @@ class Workplace:
         """Returns the ids of the samples that the job trains on."""
         return job.samples(self.population.shards)
 
+    def validation_of(self, job: ClientJob) -> Tensor:
+        """Returns which of the job's samples are its client's validation split: the same in every round."""
+        stream = torch_stream(self.seed, "validation", "client", job.client_id)
+        return validation_split(len(self.samples_of(job)), stream).to(self.device)
+
     def start_of(self, job: ClientJob, state: ServerState, expert: Expert, gate: Gate | None) -> Start:
         """Returns where the job's client starts from; the modules are asked for shapes only."""
         return start_of(job, state, self.recall(job) if job.remembers else {}, expert, gate)
@@ -102,7 +108,9 @@ class Workplace:
             metrics: what it saw.
         """
         count = len(self.samples_of(job))
-        outcome = Outcome({}, {})
+        outcome, sent, gate = Outcome({}, {}), trained[-1], modules[1]
+        if job.canonical and gate is not None:
+            sent = canonical(gate, sent)
         if job.private or job.memory or job.shared:
             steps = num_steps(count, self.epochs(job), self.settings.batch_size)
             outcome = kept_after(job, load_terms(job.objective), start, trained, *modules, self.settings, steps)
@@ -110,7 +118,7 @@ class Workplace:
             client_id=job.client_id,
             num_examples=count,
             weight=count if job.weighting == "examples" else 1,
-            gate=trained[-1] if job.gate and job.sends else None,
+            gate=sent if job.gate and job.sends else None,
             experts=dict(zip(job.experts, trained, strict=False)) if job.sends else {},
             metrics=metrics,
             changes=outcome.changes if job.sends else {},

@@ -57,6 +57,12 @@ class Row:
 
 
 STRATEGIES = {
+    "canonical": Row(
+        pool=3,
+        held=2,
+        wrong=({"gates": "mode"}, {"over": "fedavg"}, {"form": 1.5}),
+        others=({"gates": "median"}, {"form": False}),
+    ),
     "centralised": Row(pool=1, held=1, alone=True),
     "ditto": Row(pool=1, held=1, wrong=({"strength": -1.0},), others=({"strength": 0.0},)),
     "ensemble": Row(pool=2, held=1, wrong=({"models": 0},), others=({"models": 1},), answers=2),
@@ -262,7 +268,7 @@ def test_its_jobs_travel_as_json_and_name_objectives_that_exist(name: str, argum
                 assert job.weighting in ("uniform", "examples")
                 assert job.gate == (strategy.has_gate and STRATEGIES[name].trains_gate)
                 assert job_from_json(json.loads(json.dumps(job_to_json(job)))) == job
-                assert callable(load_objective(job.objective))
+                assert all(callable(load_objective(turn.objective)) for turn in job.steps)
 
 
 @pytest.mark.parametrize("gate", ["mlp", "uniform", "random", "oracle", "frozen"])
