@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from fedmoe.data.population import Population
 from fedmoe.federation.ledger import Ledger
 from fedmoe.federation.state import ServerState
+from fedmoe.moe.vectors import Part
 from fedmoe.settings import Settings
 from fedmoe.training.speed import TrainerChoice
 
@@ -40,6 +41,7 @@ class Federation:
         held: unseen client -> the experts that it held in the last evaluation before `first_round`.
         trainer: what a resumed run's clients were trained by; `None`: it is chosen in the first round.
         states: absolute folder of what clients keep between rounds; empty: nothing may be kept.
+        layout: `"expert"` and, where there is one, `"gate"`: of which tensors such a vector consists.
     """
 
     settings: Settings
@@ -52,3 +54,4 @@ class Federation:
     held: Mapping[int, Sequence[int]] = field(default_factory=dict)
     trainer: TrainerChoice | None = None
     states: str = ""
+    layout: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)

@@ -146,8 +146,9 @@ class Node:
         sums, rows, failures = Sums(self.settings.deterministic), [], []
         kept: dict[str, NDArray[Any]] = {}
         trainer = self.trainer(TrainerChoice.from_json(order["trainer"]))
-        failed, sent = set[int](), set[int]()
+        failed, sent, counted = set[int](), set[int](), dict[int, dict[str, int]]()
         for number, jobs in enumerate(in_turn(self._jobs(order))):
+            sparse = {job.client_id for job in jobs if job.makes_zeros}
             present = [job for job in jobs if job.client_id not in failed]
             asked = answers(self.place, [job for job in present if job.question], state)
             for outcome in chain(asked, trainer.train([job for job in present if not job.question], state)):
@@ -158,6 +159,8 @@ class Node:
                 if number == 0:
                     rows.append(row_of(outcome))
                 sent |= {outcome.client_id} if outcome.vectors() else set()
+                if outcome.client_id in sparse:
+                    counted.setdefault(outcome.client_id, {}).update(outcome.nonzeros())
                 if outcome.kept:
                     self._present_states(outcome.client_id).keep(outcome.client_id, outcome.kept)
                 if order["merges"] == "updates":
@@ -165,6 +168,7 @@ class Node:
                 else:
                     sums.add(outcome)  # one client at a time: memory does not grow with the cohort
         rows = [row for row in rows if row["client_id"] not in failed - sent]
+        rows = [row | ({"nonzeros": counted[own]} if (own := row["client_id"]) in counted else {}) for row in rows]
         report = {"rows": rows, "failures": failures}
         if order["merges"] == "updates":
             return report, kept

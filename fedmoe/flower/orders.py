@@ -45,7 +45,8 @@ class Replies:
     """What a round's training brought back.
 
     Attributes:
-        rows: a row a client that completed: `client_id`, `num_examples`, `weight`, `metrics`; by client id.
+        rows: a row a client that completed: `client_id`, `num_examples`, `weight`, `metrics`, and `nonzeros` where it
+            sends without zeros; by client id.
         sums: the joined sums of all nodes.
         updates: every client's update, by client id, where the strategy merges updates; else empty.
         failures: those who did not complete.
@@ -265,4 +266,5 @@ def _updates(rows: Iterable[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any
         own = by_client.get(int(row["client_id"]), {})
         experts = {int(n.removeprefix("expert/")): a for n, a in own.items() if n.startswith("expert/")}
         changes = {name: array for name, array in own.items() if name.startswith("extra/")}
-        yield ClientUpdate(gate=own.get("gate"), experts=experts, changes=changes, **row)
+        known = {name: value for name, value in row.items() if name != "nonzeros"}
+        yield ClientUpdate(gate=own.get("gate"), experts=experts, changes=changes, **known)

@@ -30,7 +30,8 @@ from fedmoe.moe.construction import (
     stands_on_common,
 )
 from fedmoe.moe.expert import ExpertSpec
-from fedmoe.moe.vectors import Vector, to_vector
+from fedmoe.moe.gate import Gate
+from fedmoe.moe.vectors import Part, Vector, parts_of, to_vector
 from fedmoe.references import known_names, load_plugin, short_name
 from fedmoe.seeding import derive_seed
 from fedmoe.settings import Settings
@@ -118,10 +119,19 @@ class Preparation:
 
     def initial_gate(self, num_experts: int, gate: str = "") -> Vector:
         """Returns the gate before round 1; `gate` names it, empty: as the settings say."""
+        return to_vector(self._gate(num_experts, gate))
+
+    def layout(self, num_experts: int, has_gate: bool, gate: str = "") -> dict[str, tuple[Part, ...]]:
+        """Returns of which tensors the vector of an expert (`"expert"`) and of the gate (`"gate"`) consist."""
+        expert = build_expert(self.settings.experts.model, self.spec, 0)
+        of_gate = {"gate": parts_of(self._gate(num_experts, gate))} if has_gate else {}
+        return {"expert": parts_of(expert), **of_gate}
+
+    def _gate(self, num_experts: int, gate: str) -> Gate:
         name = gate or self.settings.gate.name
         width = self.store.gate_width(gate_class(name).reads, num_experts)
         spec = gate_spec(self.settings, name, width, num_experts)
-        return to_vector(build_gate(name, spec, derive_seed(self.settings.seed, "gate")))
+        return build_gate(name, spec, derive_seed(self.settings.seed, "gate"))
 
 
 def can_start_from(backbone: str, model: str) -> bool:

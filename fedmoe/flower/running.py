@@ -77,6 +77,7 @@ def _start(
             held=start.held,
             trainer=start.trainer,
             states=str(states),
+            layout=preparation.layout(strategy.pool_size(settings), strategy.has_gate, strategy.gate),
         )
     )
     strategy.start(grid, record_of(state), num_rounds=settings.num_server_rounds)

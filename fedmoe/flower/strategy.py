@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedmoe.errors import RoundError
 from fedmoe.evaluation.gathering import held_sets
 from fedmoe.federation.job import ClientFailure, ClientJob
+from fedmoe.federation.sparse import nonzeros_of
 from fedmoe.federation.state import ServerState, moving_average
 from fedmoe.flower.contract import Contract
 from fedmoe.flower.federation import Federation
@@ -89,6 +90,7 @@ class ExpertStrategy(Contract, Strategy):
         gathered = gather_training(server_round, replies, cohorts, self.merges, exact)
         self._failures = [*self._failures, *gathered.failures]
         self._rows = gathered.rows
+        self._nonzeros = nonzeros_of(self._jobs, self._state, gathered.rows)
         # A strategy may ask clients that are not in the round: nobody misses their work.
         unranked = {f.client_id for f in self._failures if f.stage == "rank"} & set(self._clients)
         wanted = len(self._assignment) + len(unranked)
@@ -232,7 +234,8 @@ class ExpertStrategy(Contract, Strategy):
 
     def _line(self, round_num: int, loss: float, seconds: Mapping[str, float | None]) -> dict[str, Any]:
         """Returns the round's line in `rounds.jsonl`."""
-        sent = self.federation.ledger.round(self._jobs, self._asked, self.rankings, self.ranking_indices(), self._by)
+        asked, indices = (self._asked, self.rankings), self.ranking_indices()
+        sent = self.federation.ledger.round(self._jobs, *asked, indices, self._by, self._nonzeros)
         load = [0] * self.num_experts
         for held in self._assignment.values():
             for expert_id in held:

@@ -18,6 +18,7 @@ __all__ = [
 ]
 
 TITLES = {
+    "canonical": "Canonical gates",
     "fedadam": "FedAdam",
     "fedavg": "FedAvg",
     "fedavg finetuned": "FedAvg + fine-tuning",
@@ -30,6 +31,7 @@ TITLES = {
     "fedjets avgm": "FedJETs with momentum",
     "fedjets found": "FedJETs, anchors found",
     "fedmix": "FedMix",
+    "lasso": "L1 penalty",
     "fedprints": "FedPrints",
     "fedprox": "FedProx",
     "fedrep": "FedRep",

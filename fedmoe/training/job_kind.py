@@ -36,7 +36,7 @@ def kind_of(job: ClientJob) -> str:
     """Returns the key of the job's kind: objective, number of experts, gate, what is trained and kept."""
     kept = f"private: {job.private}, memory: {job.memory}, shared: {job.shared}"
     given = {name: len(values) for name, values in job.given.items()}
-    shape = f"{len(job.experts)} experts, gate: {job.gate}, given: {given}"
+    shape = f"{len(job.experts)} experts, gate: {job.gate}, given: {given}, shrink: {job.shrink}, {job.shrink_gate}"
     return f"{job.objective!r}, turns: {job.turns!r}, trains: {job.trains}, {shape}, {kept}"
 
 

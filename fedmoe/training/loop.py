@@ -132,7 +132,8 @@ class LoopTrainer:
         of_experts = len(model.trained) - of_gate
         each = of_experts // len(experts)
         by_expert = [model.trained[first : first + each] for first in range(0, of_experts, max(1, each))]
-        optimiser = make_optimiser(self.place.settings, by_expert, model.trained[of_experts:])
+        penalties = (job.shrink, job.shrink_gate)
+        optimiser = make_optimiser(self.place.settings, by_expert, model.trained[of_experts:], shrink=penalties)
         moving = [_moving(turn, experts, gate, job) if job.turns else [True] * len(model.trained) for turn in job.steps]
         turns = [(load_objective(turn.objective), turn.part, own) for turn, own in zip(job.steps, moving, strict=True)]
         validates_N = self.place.validation_of(job) if job.splits else None

@@ -164,7 +164,8 @@ class RunningStack:
         self.trained = self.experts.trained(rows, self.names)
         self.gate_trained = {} if self.gates is None else self.gates.trained(rows, self.gate_names)
         experts, gate = list(self.trained.values()), list(self.gate_trained.values())
-        optimiser = make_optimiser(self.place.settings, [experts], gate, in_one_pass, copies=2)
+        shrink = (self.job.shrink, self.job.shrink_gate)
+        optimiser = make_optimiser(self.place.settings, [experts], gate, in_one_pass, copies=2, shrink=shrink)
         if self.optimiser is not None:
             carry_over(self.optimiser, optimiser, rows)
         self.optimiser = optimiser

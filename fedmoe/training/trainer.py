@@ -12,6 +12,7 @@ from torch import Tensor
 from fedmoe.data.population import Population
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.state import ServerState
+from fedmoe.moe.canonical import canonical
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.seeding import derive_seed, torch_stream
@@ -107,7 +108,9 @@ class Workplace:
             metrics: what it saw.
         """
         count = len(self.samples_of(job))
-        outcome = Outcome({}, {})
+        outcome, sent, gate = Outcome({}, {}), trained[-1], modules[1]
+        if job.canonical and gate is not None:
+            sent = canonical(gate, sent)
         if job.private or job.memory or job.shared:
             steps = num_steps(count, self.epochs(job), self.settings.batch_size)
             outcome = kept_after(job, load_terms(job.objective), start, trained, *modules, self.settings, steps)
@@ -115,7 +118,7 @@ class Workplace:
             client_id=job.client_id,
             num_examples=count,
             weight=count if job.weighting == "examples" else 1,
-            gate=trained[-1] if job.gate and job.sends else None,
+            gate=sent if job.gate and job.sends else None,
             experts=dict(zip(job.experts, trained, strict=False)) if job.sends else {},
             metrics=metrics,
             changes=outcome.changes if job.sends else {},
