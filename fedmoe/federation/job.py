@@ -54,6 +54,7 @@ class ClientJob:
             sees, likewise.
         given: this client's own numbers for its objective.
         pooled: clients whose samples are put together for this job; empty: the client's own alone.
+        head: which of the server's heads (`fedmoe.federation.heads`) it gets in the gate's place, a row; -1: the gate.
     """
 
     client_id: int
@@ -70,6 +71,7 @@ class ClientJob:
     shared: tuple[str, ...] = ()
     given: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     pooled: tuple[int, ...] = ()
+    head: int = -1
 
     def __post_init__(self) -> None:
         for name in ("trains", "private", "memory", "shared"):

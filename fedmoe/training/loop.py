@@ -12,6 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from fedmoe.federation.heads import gate_of
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import diverged
 from fedmoe.federation.state import ServerState
@@ -103,7 +104,8 @@ class LoopTrainer:
                 tensors += [own[name][0] for name in _trained(module, job, gate)]
             return tensors
 
-        sent = [*(state.experts[i] for i in job.experts), *([] if gate is None or state.gate is None else [state.gate])]
+        given = None if gate is None else gate_of(state, job.head)
+        sent = [*(state.experts[i] for i in job.experts), *([] if given is None else [given])]
         return LocalModel(
             experts=lambda x_BCHW: torch.stack([expert(x_BCHW) for expert in experts]),
             gate=gate,
