@@ -110,13 +110,13 @@ class MultiTask(nn.Module):
         count = (tasks if row.heads else 1) if row.mixture else 0
         self.gates = nn.ModuleList(build_gate("softmax", gate, seed) for _ in range(count))
 
-    def forward(self, x_BD: Tensor, task: int) -> Tensor:
-        """Returns log_probs_BC of samples of a task."""
-        read_BD = self.read(x_BD, task)
+    def forward(self, samples: Mapping[int, Tensor]) -> Tensor:
+        """Returns log_probs_BC of samples of tasks (task -> x_BD), task after task."""
+        read_BD = torch.cat([self.read(x_BD, task) for task, x_BD in samples.items()])
         logits_MBC = torch.stack([expert(read_BD[:, :, None, None]) for expert in self.experts])
         if not self.row.mixture:
             return torch.log_softmax(logits_MBC[0], dim=1)
-        return mix(logits_MBC, self.weights(x_BD, task))
+        return mix(logits_MBC, torch.cat([self.weights(x_BD, task) for task, x_BD in samples.items()]))
 
     def weights(self, x_BD: Tensor, task: int) -> Tensor:
         """Returns weights_BM of the experts, by the task's gate where it has one."""
@@ -142,11 +142,10 @@ def fitted(row: Row, tasks: Sequence[TaskData], seed: int, steps: int) -> MultiT
     streams = [torch_stream(seed, "task_moe", "batches", task) for task in range(len(tasks))]
     for _ in range(steps):
         adam.zero_grad()
-        losses = []
-        for task, (own, stream) in enumerate(zip(tasks, streams, strict=True)):
-            rows = torch.randint(len(own.y), (BATCH,), generator=stream)
-            losses.append(nll_loss(model(own.x[rows], task), own.y[rows]))
-        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+        rows = [torch.randint(len(own.y), (BATCH,), generator=part) for own, part in zip(tasks, streams, strict=True)]
+        log_probs_BC = model({task: own.x[rows[task]] for task, own in enumerate(tasks)})
+        loss = nll_loss(log_probs_BC, torch.cat([own.y[rows[task]] for task, own in enumerate(tasks)]), reduction="sum")
+        (loss / BATCH).backward()  # type: ignore[no-untyped-call]
         adam.step()
     return model.eval()
 
@@ -154,7 +153,7 @@ def fitted(row: Row, tasks: Sequence[TaskData], seed: int, steps: int) -> MultiT
 @torch.no_grad()
 def accuracy(model: MultiTask, own: TaskData, task: int) -> float:
     """Returns the share of right answers as that task, percent."""
-    return 100 * float((model(own.x, task).argmax(dim=1) == own.y).double().mean())
+    return 100 * float((model({task: own.x}).argmax(dim=1) == own.y).double().mean())
 
 
 def measure(row: str, seed: int, small: bool) -> Figures:
