@@ -26,6 +26,7 @@ __all__ = [
     "gate_spec",
     "is_head_alone",
     "stands_on_common",
+    "takes_lots",
 ]
 
 GATES, EXPERTS = "fedmoe.moe.gates", "fedmoe.moe.experts"  # packages, a file each
@@ -78,6 +79,15 @@ def stands_on_common(name: str) -> bool:
         ReferenceError_: no such backbone.
     """
     return bool(getattr(load_plugin("expert", EXPERTS, name), "on_common", False))
+
+
+def takes_lots(name: str) -> bool:
+    """Returns whether experts of the backbone `name` take numbers by lot in training (`Expert.draws`).
+
+    Raises:
+        ReferenceError_: no such backbone.
+    """
+    return getattr(load_plugin("expert", EXPERTS, name), "draws", Expert.draws) is not Expert.draws
 
 
 def is_head_alone(name: str) -> bool:

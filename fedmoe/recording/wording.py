@@ -35,6 +35,7 @@ TITLES = {
     "fedsgd": "FedSGD",
     "ifca": "IFCA",
     "scaffold": "SCAFFOLD",
+    "self tuning": "Self-tuning",
     "taskmoe": "TaskMoE",
 }
 

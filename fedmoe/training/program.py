@@ -60,7 +60,7 @@ class Program:
             experts: trained and other tensors of the experts' copies, N x K in front.
             gate: likewise of the gate's copies, N x 1 in front.
             own: what else differs between the clients: `x` (N x B x channels x height x width), `y` (N x B), `gate`
-                (N x B x D), `common` (N x B x classes, or 0), `expert_ids` and `rows` (the pool's rows that they
+                (N x B x D), `common` (N x B x classes, or 0), `lots` (N x B x L), `expert_ids` and `rows` (the pool's rows that they
                 started from; N x K), `gate_rows` (likewise; N x 1); where they are wanted also `weight` (N x B),
                 `log_prior` (N x classes) and the clients' own numbers (`given/NAME`).
             memory: what the clients have kept for the objective, N in front.
@@ -86,7 +86,7 @@ class Program:
         """Returns the loss of one client; every tensor here is its own."""
         rows_K, gate_row_1 = own["rows"], own["gate_rows"]
         model = LocalModel(
-            experts=lambda x_BCHW: self._logits_KBC(*experts, x_BCHW),
+            experts=lambda *given: self._logits_KBC(*experts, given),
             gate=None if self.methods is None else _GateCopy(self.methods, _only_copy(gate[0] | gate[1])),
             expert_ids_K=own["expert_ids"],
             num_experts=self.num_experts,
@@ -100,11 +100,12 @@ class Program:
             shared={name: _rows(*pools, experts[0], gate[0], rows_K, None) for name, pools in self.shared.items()},
             given={name.removeprefix(GIVEN): value for name, value in own.items() if name.startswith(GIVEN)},
         )
-        return self.objective(model, Batch(own["x"], own["y"], own["gate"], own.get("weight"), own["common"]))
+        batch = Batch(own["x"], own["y"], own["gate"], own.get("weight"), own["common"], own["lots"])
+        return self.objective(model, batch)
 
-    def _logits_KBC(self, trained: Tensors, fixed: Tensors, x_BCHW: Tensor) -> Tensor:
+    def _logits_KBC(self, trained: Tensors, fixed: Tensors, given: tuple[Tensor, ...]) -> Tensor:
         def logits_BC(trained: Tensors, fixed: Tensors) -> Tensor:
-            out: Tensor = functional_call(self.expert, (trained, fixed), (x_BCHW,))
+            out: Tensor = functional_call(self.expert, (trained, fixed), given)
             return out
 
         if len(next(iter((trained | fixed).values()))) == 1:  # one expert: one level of vmap less
