@@ -115,6 +115,7 @@ class ClientJob:
             sparse.
         shrink_gate: the same of the gate.
         canonical: whether the gate is sent in its canonical form (`fedmoe.moe.canonical`), the same function.
+        head: which of the server's heads (`fedmoe.federation.heads`) it gets in the gate's place, a row; -1: the gate.
     """
 
     client_id: int
@@ -131,6 +132,7 @@ class ClientJob:
     shared: tuple[str, ...] = ()
     given: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     pooled: tuple[int, ...] = ()
+    head: int = -1
     turns: tuple[Turn, ...] = ()
     question: Question | None = None
     shrink: float = 0.0

@@ -23,6 +23,7 @@ from fedmoe.evaluation.served import cold_order, lots_of, seen_ids, served_ids, 
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult, serve_clients
 from fedmoe.federation.grouping import print_of
+from fedmoe.federation.heads import HEADS, gate_of, head_for
 from fedmoe.federation.job import ClientFailure, ClientJob, in_turn
 from fedmoe.federation.merging import Sums
 from fedmoe.federation.state import ServerState
@@ -104,6 +105,8 @@ class Node:
 
         def scores(clients: Sequence[int]) -> list[list[float]]:
             ids = [self.population.shards[client] for client in clients]
+            if order["by"] == "mean":
+                return [self._mean_embedding(some).tolist() for some in ids]
             if order["by"] in ("fingerprint", "embedding"):
                 prints = [self.store.gate_input(some, order["by"]) for some in ids]
                 return [print_of(own.cpu().numpy()).numbers() for own in prints]
@@ -209,6 +212,17 @@ class Node:
         own = self.place.start_of(job, state, self.scratch, gate)
         return replace(state, experts=own.experts, gate=own.gate)
 
+    def _headed(self, client_id: int, state: ServerState, known: int) -> ServerState:
+        """Returns the state as the client gets it: with its own head, or the nearest one, in the gate's place."""
+        if HEADS not in state.extras:
+            return state
+        population, limit = self.population, self.settings.evaluate.samples
+        mean_D = self._mean_embedding(served_ids(population, client_id, limit, self.settings.seed))
+        return replace(state, gate=gate_of(state, head_for(state.extras, known, mean_D)))
+
+    def _mean_embedding(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.store.gate_input(ids, "embedding").double().mean(dim=0).float().cpu().numpy()
+
     def _recall(self, job: ClientJob) -> dict[str, NDArray[np.float32]]:
         return self._present_states(job.client_id).load(job.client_id)
 
@@ -225,10 +239,13 @@ class Node:
         serving, round_num = serving_from_json(order["serving"]), int(order["round"])
         prior = torch.tensor(order["train_prior"], dtype=torch.float64)
 
+        heads: Mapping[str, int] = order.get("heads", {})
+
         def serve(clients: Sequence[int]) -> list[dict[str, Any]]:
+            given = self._headed(clients[0], state, heads.get(str(clients[0]), -1))
             if clients[0] >= self.population.num_training:
-                return [result_to_json(result) for result in self.serve(clients, state, serving, prior, round_num)]
-            own = self._own_state(clients[0], state, serving, round_num)
+                return [result_to_json(result) for result in self.serve(clients, given, serving, prior, round_num)]
+            own = self._own_state(clients[0], given, serving, round_num)
             under = self._own_prior(clients[0]) if "head" in serving.private or serving.fine_tuning else prior
             ordinary = replace(serving, cold_start=())
             return [result_to_json(result) for result in self.serve(clients, own, ordinary, under, round_num)]
@@ -236,7 +253,8 @@ class Node:
         self.states = self._states_of(order, round_num + 1)
         seen = [[client] for client in order["clients"] if client < self.population.num_training]
         unseen = [client for client in order["clients"] if client >= self.population.num_training]
-        chunks = [*seen, *self.together(unseen, len(state.experts))]
+        alone = HEADS in state.extras  # each with a gate of its own
+        chunks = [*seen, *([[one] for one in unseen] if alone else self.together(unseen, len(state.experts)))]
         done, failures = attempt("evaluate", round_num, chunks, serve)
         return answers_of("results", done, failures)
 

@@ -13,6 +13,7 @@ from fedmoe.evaluation.priors import federated_prior
 from fedmoe.evaluation.served import seen_clients
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult
+from fedmoe.federation.heads import HEADS, KEYS
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import Sums, sums_of_updates
 from fedmoe.federation.placement import place
@@ -123,6 +124,8 @@ def _work(
         arrays["gate"] = state.gate
     shared = {name for job in jobs for name in job.shared}
     wanted = {f"{name}/{part}" for name in shared for part in arrays}
+    if any(job.head >= 0 for job in jobs):
+        wanted.add(HEADS)
     arrays |= {f"extra/{name}": array for name, array in state.extras.items() if name in wanted}
     words: dict[str, Any] = {
         "plan": dict(federation.plan),
@@ -134,13 +137,23 @@ def _work(
 
 
 def evaluate_orders(
-    federation: Federation, roster: Roster, round_num: int, state: ServerState, serving: Serving, last: bool
+    federation: Federation,
+    roster: Roster,
+    round_num: int,
+    state: ServerState,
+    serving: Serving,
+    last: bool,
+    head_of: Callable[[int], int] = lambda client: -1,
 ) -> Orders:
-    """Returns the evaluation order for each node: its unseen clients, those seen that are tested, gate and pool."""
+    """Returns the evaluation order for each node: its unseen clients, those seen that are tested, gate and pool.
+
+    Where the state has heads they go along, and which one is whose, as far as `head_of` knows it.
+    """
     population, settings = federation.population, federation.settings
     prior = federated_prior(population, settings.train.logit_adjustment)
     seen = seen_clients(population, settings.evaluate.seen, settings.seed)
-    arrays = {name: array for name, array in state.to_arrays().items() if not name.startswith("extra/")}
+    heads = {f"extra/{name}" for name in (HEADS, KEYS)}
+    arrays = {n: array for n, array in state.to_arrays().items() if not n.startswith("extra/") or n in heads}
     asked = replace(
         serving,
         hindsight=(serving.hindsight or last) and len(state.experts) > 1,
@@ -153,6 +166,7 @@ def evaluate_orders(
             "plan": dict(federation.plan),
             "round": round_num,
             "clients": list(cohort),
+            "heads": {str(client): head for client in cohort if (head := head_of(client)) >= 0},
             "serving": vars(asked),
             "train_prior": prior.tolist(),
             "num_experts": len(state.experts),

@@ -98,7 +98,7 @@ def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
             answers = kind.falls_back
     settings = preparation.settings
     below = answers or stands_on_common(settings.experts.model)
-    needed = below or settings.evaluate.common_vote or reads & {"embedding", "fingerprint"}
+    needed = below or settings.evaluate.common_vote or reads & {"embedding", "fingerprint", "mean"}
     common = vector_size(preparation.common.expert) if needed else 0
     if "fingerprint" in reads:
         common += preparation.store.fingerprints.explained_CD.size

@@ -118,7 +118,9 @@ class ExpertStrategy(Contract, Strategy):
         last = server_round == self.num_rounds
         if self._roster is None:
             self._roster = call_roster(grid)
-        orders = evaluate_orders(self.federation, self._roster, server_round, state_of(arrays), self.serving(), last)
+        orders = evaluate_orders(
+            self.federation, self._roster, server_round, state_of(arrays), self.serving(), last, self.head_of
+        )
         self._evaluation_cohorts = {node_id: cohort for node_id, (cohort, _) in orders.items()}
         for node_id, (_, content) in orders.items():
             yield Message(content=content(), dst_node_id=node_id, message_type="evaluate", group_id=str(server_round))

@@ -28,6 +28,7 @@ __all__ = [
     "is_head_alone",
     "is_linear",
     "stands_on_common",
+    "takes_lots",
 ]
 
 GATES, EXPERTS = "fedmoe.moe.gates", "fedmoe.moe.experts"  # packages, a file each
@@ -80,6 +81,15 @@ def stands_on_common(name: str) -> bool:
         ReferenceError_: no such backbone.
     """
     return bool(getattr(load_plugin("expert", EXPERTS, name), "on_common", False))
+
+
+def takes_lots(name: str) -> bool:
+    """Returns whether experts of the backbone `name` take numbers by lot in training (`Expert.draws`).
+
+    Raises:
+        ReferenceError_: no such backbone.
+    """
+    return getattr(load_plugin("expert", EXPERTS, name), "draws", Expert.draws) is not Expert.draws
 
 
 def is_head_alone(name: str) -> bool:

@@ -38,6 +38,8 @@ TITLES = {
     "fedsgd": "FedSGD",
     "ifca": "IFCA",
     "scaffold": "SCAFFOLD",
+    "self tuning": "Self-tuning",
+    "taskmoe": "TaskMoE",
 }
 
 VARIANTS = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -72,6 +73,16 @@ class Workplace:
         """Returns what falls by lot for the job's gate, for this client and round."""
         draws = self.gate_for(num_experts).draws if job.gate else 0
         return Lots(derive_seed(self.seed, "gate", "round", job.round_num, "client", job.client_id), num_experts, draws)
+
+    @cached_property
+    def expert_draws(self) -> int:
+        """How many numbers each sample comes with for the experts (`Expert.draws`)."""
+        return self.make_expert().draws
+
+    def expert_lots(self, job: ClientJob) -> Tensor:
+        """Returns what falls by lot for the experts, for each sample of this client in this round, on the device."""
+        seed = derive_seed(self.seed, "expert", "round", job.round_num, "client", job.client_id)
+        return Lots(seed, 0, self.expert_draws).numbers(len(self.samples_of(job))).to(self.device)
 
     def epochs(self, job: ClientJob) -> int:
         """Returns the client's passes over its samples."""

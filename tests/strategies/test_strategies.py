@@ -130,6 +130,14 @@ STRATEGIES = {
     "local_only": Row(pool=1, held=1),
     "fedprox": Row(pool=1, held=1, wrong=({"mu": -0.1}, {"mu": "much"}), others=({"mu": 0.0}, {"mu": 2})),
     "scaffold": Row(pool=1, held=1, wrong=({"eta": 1},)),
+    "self_tuning": Row(pool=1, held=1, wrong=({"tune": "no"},), others=({"tune": False},)),
+    "taskmoe": Row(
+        pool=3,
+        held=3,
+        answers=3,
+        wrong=({"heads": "group"}, {"told": True}, {"output": "vote"}),
+        others=({"output": "logit"},),
+    ),
 }
 CASES = [(name, arguments) for name, row in STRATEGIES.items() for arguments in ({}, *row.others)]
 ROUNDS = range(1, 6)

@@ -46,6 +46,7 @@ MIXTURE = Term("mixture")
 TERM = "tests.training.test_trainers:Weighted"
 LOW_RANK = {"experts.model": "low_rank", "common-expert.model": "mlp", "experts.low_rank.rank": 2}
 HEADS = {"experts.model": "head", "common-expert.model": "mlp"}
+BEST = {"experts.model": "best_response", "common-expert.model": "mlp"}
 ROWS: dict[str, Row] = {
     "dense": Row((Term("dense"),), held=1, gate=False),
     "dense, which leaves out one of two": Row((Term("dense"),), settings={"train.weight-decay": 0.1}),
@@ -138,6 +139,20 @@ ROWS: dict[str, Row] = {
     "expanded": Row((MIXTURE,), settings={"experts.model": "expanded"}),
     "expanded, private ranges and biases": Row(
         (MIXTURE,), settings={"experts.model": "expanded"}, job={"private": ("*.range", "body.*.bias")}
+    ),
+    "best response, drawn": Row((Term("drawn"),), held=1, gate=False, settings=BEST | {"train.epochs": 2}),
+    "best response, two turns": Row(
+        (),
+        held=1,
+        gate=False,
+        settings=BEST,
+        job={
+            "private": ("hyper*",),
+            "turns": (
+                Turn(objective=(Term("drawn"),), trains=("body", "head", "-hyper*"), part="training"),
+                Turn(objective=(Term("dense"),), trains=("hyper*",), part="validation"),
+            ),
+        },
     ),
     "heads": Row((MIXTURE,), settings=HEADS | {"train.epochs": 2}),
     "one head": Row((Term("dense"), Term("prox", {"mu": 0.5})), held=1, gate=False, settings=HEADS),
