@@ -19,6 +19,7 @@ from fedmoe.evaluation.chunks import chunks
 from fedmoe.evaluation.outputs import gate_logits
 from fedmoe.evaluation.priors import voted_prior
 from fedmoe.evaluation.ranking import client_scores, loss_scores, mixture_shares
+from fedmoe.evaluation.robust import Ground, under_attack
 from fedmoe.evaluation.served import cold_order, lots_of, seen_ids, served_ids, ties_of
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult, serve_clients
@@ -74,6 +75,9 @@ class Node:
         if stands_on_common(settings.experts.model):
             base = open_weights(settings, shape, classes, str(plan["common"]))
         self.spec = expert_spec(settings, shape, classes, common=base)
+        self.common = None  # which an attack goes through
+        if settings.evaluate.attack_eps:
+            self.common = open_weights(settings, shape, classes, str(plan["common"])).to(device)
         self.gate_name = str(plan["gate"])
         self.gate_reads = gate_class(self.gate_name).reads
         self.gates: dict[int, Gate] = {}  # by the size of the pool
@@ -284,7 +288,11 @@ class Node:
         prior_C = voted_prior(train_prior_C, self.population, serving.common_vote)
         asked = serving.common_vote or (gate is not None and gate.falls_back)
         common = [self.store.common_logits(own).cpu() for own in ids] if asked else ()
-        return serve_clients(gate, load, num_experts, samples, serving, prior_C, ties, orders, common)
+        results = serve_clients(gate, load, num_experts, samples, serving, prior_C, ties, orders, common)
+        if not self.settings.evaluate.attack_eps or clients[0] < self.population.num_training:
+            return results
+        ground = Ground(store=self.store, common=self.common, seed=seed, asked=self.settings.evaluate)
+        return under_attack(ground, clients, results, samples, gate, load, num_experts, serving)
 
     def together(self, clients: Sequence[int], num_experts: int) -> list[Sequence[int]]:
         """Returns the clients in chunks that are ranked or served at once, as many as memory shall hold."""
@@ -299,7 +307,7 @@ class Node:
         """Returns the resident gate for a pool of this size."""
         if num_experts not in self.gates:
             width = self.store.gate_width(self.gate_reads, num_experts)
-            spec = gate_spec(self.settings, self.gate_name, width, num_experts)
+            spec = gate_spec(self.settings, self.gate_name, width, num_experts, self.store.in_shape)
             self.gates[num_experts] = build_gate(self.gate_name, spec, 0).to(self.device)
         return self.gates[num_experts]
 

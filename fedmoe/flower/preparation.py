@@ -130,7 +130,7 @@ class Preparation:
     def _gate(self, num_experts: int, gate: str) -> Gate:
         name = gate or self.settings.gate.name
         width = self.store.gate_width(gate_class(name).reads, num_experts)
-        spec = gate_spec(self.settings, name, width, num_experts)
+        spec = gate_spec(self.settings, name, width, num_experts, self.store.in_shape)
         return build_gate(name, spec, derive_seed(self.settings.seed, "gate"))
 
 
@@ -204,6 +204,11 @@ def _check_reads(settings: Settings) -> None:
             f"experts.model='{model}' stands on a common expert with a backbone of fedmoe's, got common-expert.source="
             f"'{common.source}'; hint: common-expert.source='public'"
         )
+    if settings.evaluate.attack_eps and (reads != "image" or common.source.startswith("torchvision:")):
+        raise SettingsError(
+            "evaluate.attack-eps needs experts that read images, and a common expert with a backbone of fedmoe's, got "
+            f"experts.model='{model}' and common-expert.source='{common.source}'; hint: experts.model='cnn'"
+        )
     if reads == "embedding" and settings.train.augmentation != "none":
         raise SettingsError(
             f"train.augmentation must be 'none' when experts.model='{model}', got '{settings.train.augmentation}': it "
@@ -240,7 +245,7 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
     reads = expert_reads(settings.experts.model)
     store = SampleStore.of(data.dataset, population, table, torch.device("cpu"), reads)
     base = common.expert if stands_on_common(settings.experts.model) else None
-    if base is not None:
+    if base is not None or settings.evaluate.attack_eps:
         keep_weights(common)
     return Preparation(
         settings=settings,

@@ -26,6 +26,7 @@ TITLES = {
     "fedavgm": "FedAvgM",
     "fedem": "FedEM",
     "logistic em": "EM (logistic)",
+    "advmoe": "AdvMoE",
     "fedjets": "FedJETs",
     "fedjets adam": "FedJETs with Adam",
     "fedjets avgm": "FedJETs with momentum",

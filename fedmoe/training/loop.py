@@ -120,6 +120,7 @@ class LoopTrainer:
             memory={name: shaped(vectors) for name, vectors in begun.memory.items()},
             shared={name: shaped(vectors) for name, vectors in begun.shared.items()},
             given={name: torch.tensor(values, device=device) for name, values in job.given.items()},
+            span=self.place.store.span,
         )
 
     def _epochs(

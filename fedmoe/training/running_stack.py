@@ -127,6 +127,7 @@ class RunningStack:
             expert_pool=pool_of(buffers.expert, [state.experts[i] for i in held], device),
             gate_pool={} if gate is None else pool_of(gate, given_gates(state, heads), device),
             shared=shared_pools(jobs, self.starts, held, buffers.expert, gate, device),
+            span=place.store.span,
         )
         others = (load_objective(turn.objective) for turn in self.turns[1:])
         self.programs = [self.program, *(replace(self.program, objective=objective) for objective in others)]

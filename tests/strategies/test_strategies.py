@@ -59,6 +59,22 @@ class Row:
 
 
 STRATEGIES = {
+    "advmoe": Row(
+        pool=3,
+        held=2,
+        wrong=(
+            {"training": "both"},
+            {"eps": 0.0},
+            {"eps": 1.1},
+            {"attack_step": -0.1},
+            {"attack_steps": 0},
+            {"beta": -1.0},
+            {"routing": -1.0},
+            {"warm": -1},
+            {"output": "vote"},
+        ),
+        others=({"training": "joint", "warm": 2}, {"training": "plain"}, {"output": "logit", "attack_step": 0.01}),
+    ),
     "canonical": Row(
         pool=3,
         held=2,
