@@ -54,6 +54,11 @@ class ClientJob:
             sees, likewise.
         given: this client's own numbers for its objective.
         pooled: clients whose samples are put together for this job; empty: the client's own alone.
+        instead: expert id -> name of a vector among the server's extras (`shadow/expert/3`) that stands in for the
+            expert: the work starts from it, and what comes out of it is sent under its name. Such a job sends nothing
+            else of its experts and gate.
+        reports: whether the client tells, before it trains, how often each of the experts that it received is right on
+            the samples that fall to it (`Replies.received`).
     """
 
     client_id: int
@@ -70,6 +75,8 @@ class ClientJob:
     shared: tuple[str, ...] = ()
     given: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     pooled: tuple[int, ...] = ()
+    instead: Mapping[int, str] = field(default_factory=dict)
+    reports: bool = False
 
     def __post_init__(self) -> None:
         for name in ("trains", "private", "memory", "shared"):
@@ -81,6 +88,8 @@ class ClientJob:
                 raise ValueError(f"a job's {name} must be of {', '.join(PARTS)}, got '{min(wrong)}'")
         if self.weighting not in ("uniform", "examples"):
             raise ValueError(f"a job's weighting must be 'uniform' or 'examples', got '{self.weighting}'")
+        if strangers := set(self.instead) - set(self.experts):
+            raise ValueError(f"a job's instead must be for its experts {self.experts}, got expert {min(strangers)}")
 
     def samples(self, shards: Shards) -> NDArray[np.int64]:
         """Returns the ids of the samples that it trains on.
@@ -100,6 +109,10 @@ class ClientJob:
     def remembers(self) -> bool:
         """Returns whether the client keeps anything from round to round."""
         return bool(self.private or self.memory)
+
+    def source_of(self, expert_id: int) -> str:
+        """Returns the name of the server's vector that the job's copy of an expert starts from, and goes back to."""
+        return self.instead.get(expert_id, f"expert/{expert_id}")
 
     def receives(self, *, gate: bool) -> bool:
         """Returns whether any value of the experts, or of the gate, comes from the server."""

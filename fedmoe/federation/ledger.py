@@ -12,6 +12,7 @@ __all__ = ["FLOAT_BYTES", "INDEX_BYTES", "Ledger", "RoundBytes", "fedjets_bytes"
 
 FLOAT_BYTES = 4
 INDEX_BYTES = 4  # one expert index in a client's answer to the ranking query: eps in seeds' formula
+REPORT_BYTES = 12  # of one expert in a job that reports: samples, how many were right, and by the mixture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +83,14 @@ class Ledger:
         for job in jobs:
             for part, size in [*((i, expert) for i in job.experts), *([(-1, gate)] if job.gate else [])]:
                 needed = {(job.client_id, part, name) for name in job.shared}
-                needed |= {(job.client_id, part, "")} if job.receives(gate=part < 0) else set()
-                out, back = size * len(needed - received), size * (1 + len(job.shared)) if job.sends else 0
+                needed |= {(job.client_id, part, job.instead.get(part, ""))} if job.receives(gate=part < 0) else set()
+                sends = job.sends and (not job.instead or part in job.instead)
+                out, back = size * len(needed - received), size * (1 + len(job.shared)) if sends else 0
                 received |= needed
                 down, up = down + out, up + back
                 if part >= 0:
                     by_expert[part] += out + back
+            up += REPORT_BYTES * len(job.experts) if job.reports else 0
         return RoundBytes(down=down, up=up, by_expert=tuple(by_expert))
 
 

@@ -94,7 +94,7 @@ def job_to_json(job: ClientJob) -> dict[str, Any]:
     """
     # by hand: `asdict` copies all it finds, and took 50 us a job
     objective = [{"name": term.name, "arguments": dict(term.arguments)} for term in job.objective]
-    return {**vars(job), "objective": objective, "given": dict(job.given)}
+    return {**vars(job), "objective": objective, "given": dict(job.given), "instead": dict(job.instead)}
 
 
 def job_from_json(table: Mapping[str, Any]) -> ClientJob:
@@ -103,7 +103,8 @@ def job_from_json(table: Mapping[str, Any]) -> ClientJob:
     objective = tuple(Term(term["name"], dict(term["arguments"])) for term in terms)
     lists = {name: tuple(table[name]) for name in ("experts", "trains", "private", "memory", "shared", "pooled")}
     given = {name: tuple(values) for name, values in table["given"].items()}
-    return ClientJob(**{**table, **lists, "objective": objective, "given": given})
+    instead = {int(expert_id): name for expert_id, name in table["instead"].items()}
+    return ClientJob(**{**table, **lists, "objective": objective, "given": given, "instead": instead})
 
 
 def failure_from_json(table: Mapping[str, Any]) -> ClientFailure:
