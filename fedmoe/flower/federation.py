@@ -40,6 +40,7 @@ class Federation:
         held: unseen client -> the experts that it held in the last evaluation before `first_round`.
         trainer: what a resumed run's clients were trained by; `None`: it is chosen in the first round.
         states: absolute folder of what clients keep between rounds; empty: nothing may be kept.
+        drifted: the same from round `clients.drift-round` on: another plan, other labels; `None`: nothing drifts.
     """
 
     settings: Settings
@@ -52,3 +53,8 @@ class Federation:
     held: Mapping[int, Sequence[int]] = field(default_factory=dict)
     trainer: TrainerChoice | None = None
     states: str = ""
+    drifted: "Federation | None" = None
+
+    def at(self, round_num: int) -> "Federation":
+        """Returns what stands in this round."""
+        return self if self.drifted is None or round_num < self.settings.clients.drift_round else self.drifted

@@ -1,6 +1,7 @@
 """One method of a run: its strategy bound, its rounds run, gone on with where it was cut off."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -65,20 +66,22 @@ def _start(
     state = start.state or preparation.initial_state(
         strategy.pool_size(settings), strategy.has_gate, strategy.init, strategy.gate
     )
-    strategy.bind(
-        Federation(
-            settings=settings,
-            population=preparation.population,
-            plan=preparation.plan(strategy.gate),
-            ledger=ledger_of(strategy, preparation),
-            recorder=recorder,
-            first_round=start.round_num + 1,
-            average=start.average,
-            held=start.held,
-            trainer=start.trainer,
-            states=str(states),
-        )
+    federation = Federation(
+        settings=settings,
+        population=preparation.population,
+        plan=preparation.plan(strategy.gate),
+        ledger=ledger_of(strategy, preparation),
+        recorder=recorder,
+        first_round=start.round_num + 1,
+        average=start.average,
+        held=start.held,
+        trainer=start.trainer,
+        states=str(states),
     )
+    if (later := preparation.drifted) is not None:
+        own = replace(federation, population=later.population, plan=later.plan(strategy.gate))
+        federation = replace(federation, drifted=own)
+    strategy.bind(federation)
     strategy.start(grid, record_of(state), num_rounds=settings.num_server_rounds)
 
 

@@ -77,7 +77,7 @@ class ExpertStrategy(Contract, Strategy):
             self._trainer = self._choose_trainer(server_round, state, grid, self._roster)
         meanwhile = tuple(self.ranked_meanwhile(server_round, clients))
         self._orders = train_orders(
-            *(self.federation, self._roster, self._jobs, state, self.merges, self._trainer),
+            *(self.federation.at(server_round), self._roster, self._jobs, state, self.merges, self._trainer),
             *(meanwhile, self.query(), self.serving().aggregation),
         )
         for node_id, (_, content) in self._orders.items():
@@ -124,7 +124,9 @@ class ExpertStrategy(Contract, Strategy):
         last = server_round == self.num_rounds
         if self._roster is None:
             self._roster = call_roster(grid)
-        orders = evaluate_orders(self.federation, self._roster, server_round, state_of(arrays), self.serving(), last)
+        orders = evaluate_orders(
+            self.federation.at(server_round), self._roster, server_round, state_of(arrays), self.serving(), last
+        )
         self._evaluation_cohorts = {node_id: cohort for node_id, (cohort, _) in orders.items()}
         for node_id, (_, content) in orders.items():
             yield Message(content=content(), dst_node_id=node_id, message_type="evaluate", group_id=str(server_round))
@@ -201,7 +203,7 @@ class ExpertStrategy(Contract, Strategy):
         choice = forced_choice(self.federation.settings.train, images=True)
         if choice is None:
             rounds = self.num_rounds - round_num + 1
-            order = {roster.node_ids[0]: measure_order(self.federation, self._jobs, state, rounds)}
+            order = {roster.node_ids[0]: measure_order(self.federation.at(round_num), self._jobs, state, rounds)}
             patience = self.federation.settings.clients.timeout
             for reply in exchange(grid, "query.measure", str(round_num), order, patience).values():
                 if reply.has_error():
@@ -228,7 +230,7 @@ class ExpertStrategy(Contract, Strategy):
         if not asked or self._roster is None:
             return {}, []
         orders = rank_orders(
-            self.federation, self._roster, round_num, asked, state, self._by, self.serving().aggregation
+            self.federation.at(round_num), self._roster, round_num, asked, state, self._by, self.serving().aggregation
         )
         contents = {node_id: content for node_id, (_, content) in orders.items()}
         patience = self.federation.settings.clients.timeout
