@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -9,6 +10,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmoe.federation.ledger import Ledger
 from fedmoe.flower.federation import Federation
 from fedmoe.flower.methods import Method
+from fedmoe.flower.newborn import newborn_expert
 from fedmoe.flower.plain import run_plain
 from fedmoe.flower.preparation import Preparation
 from fedmoe.flower.recorder import MethodRecorder, ResumePoint, forget_rounds, resume_point
@@ -77,6 +79,7 @@ def _start(
         held=start.held,
         trainer=start.trainer,
         states=str(states),
+        newborn=partial(newborn_expert, preparation),
     )
     if (later := preparation.drifted) is not None:
         own = replace(federation, population=later.population, plan=later.plan(strategy.gate))
