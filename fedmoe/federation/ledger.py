@@ -29,6 +29,11 @@ class RoundBytes:
     up: int
     by_expert: tuple[int, ...]
 
+    def __add__(self, other: "RoundBytes") -> "RoundBytes":
+        """Returns both together."""
+        by_expert = tuple(one + two for one, two in zip(self.by_expert, other.by_expert, strict=True))
+        return RoundBytes(down=self.down + other.down, up=self.up + other.up, by_expert=by_expert)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
@@ -49,6 +54,11 @@ class Ledger:
     def once(self, num_clients: int) -> int:
         """Returns the bytes of giving every client the common expert, once."""
         return num_clients * self.common_size * FLOAT_BYTES
+
+    def copies(self, counts: Sequence[int]) -> RoundBytes:
+        """Returns the bytes of sending so many copies of each expert down."""
+        by_expert = tuple(count * self.expert_size * FLOAT_BYTES for count in counts)
+        return RoundBytes(down=sum(by_expert), up=0, by_expert=by_expert)
 
     def round(
         self,

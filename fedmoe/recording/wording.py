@@ -33,7 +33,9 @@ TITLES = {
     "fedprox": "FedProx",
     "fedrep": "FedRep",
     "fedsgd": "FedSGD",
+    "free agent": "Free agents",
     "ifca": "IFCA",
+    "prefetch": "Experts sent ahead",
     "scaffold": "SCAFFOLD",
 }
 

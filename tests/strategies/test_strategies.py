@@ -21,6 +21,7 @@ from fedmoe.flower.federation import Federation
 from fedmoe.flower.methods import build_strategy
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.wire import job_from_json, job_to_json
+from fedmoe.flower.wrapper import Wrapper
 from fedmoe.moe.construction import build_expert, build_gate, gate_class
 from fedmoe.moe.expert import ExpertSpec
 from fedmoe.moe.gate import GateSpec
@@ -105,7 +106,17 @@ STRATEGIES = {
     "fedmix": Row(pool=3, held=3, answers=3, others=({"output": "logit"},)),
     "fedrep": Row(pool=1, held=1, wrong=({"head_epochs": 0},), others=({"head_epochs": 2},)),
     "ifca": Row(pool=3, held=1, answers=1),
+    "free_agent": Row(
+        pool=3,
+        held=2,
+        wrong=(
+            *({"false_alarms": 0.0}, {"warm_up": 1}, {"margin": -0.1}, {"rounds": 0}, {"trial": 0}),
+            *({"term": -1}, {"agents": -1}, {"newcomer": "body"}, {"over": "free_agent"}, {"top_k": 2}),
+        ),
+        others=({"newcomer": "random", "term": 2}, {"agents": 0, "accuracy": 2, "penalty": 0.0}),
+    ),
     "local_only": Row(pool=1, held=1),
+    "prefetch": Row(pool=3, held=2, wrong=({"version": "old"}, {"over": "prefetch"}), others=({"version": "latest"},)),
     "fedprox": Row(pool=1, held=1, wrong=({"mu": -0.1}, {"mu": "much"}), others=({"mu": 0.0}, {"mu": 2})),
     "scaffold": Row(pool=1, held=1, wrong=({"eta": 1},)),
 }
@@ -218,7 +229,8 @@ def test_it_assigns_within_the_pool_without_repeats(name: str, arguments: dict[s
         _, assignment = one_round(strategy, round_num)
         for client, held in assignment.items():
             assert set(held) <= set(range(strategy.num_experts))
-            own = isinstance(strategy, FedJETs) and client in strategy.anchors()
+            inner = strategy.inner if isinstance(strategy, Wrapper) else strategy
+            own = isinstance(inner, FedJETs) and client in inner.anchors()
             wanted = {1} if own else {STRATEGIES[name].held}
             # in the round that finds anchors some others get one, too
             assert len(held) == len(set(held))
