@@ -7,10 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PARTS", "ClientFailure", "ClientJob", "ClientUpdate", "Term", "in_turn"]
+__all__ = ["PARTS", "ClientFailure", "ClientJob", "ClientUpdate", "Term", "Turn", "in_turn"]
 
 PARTS = ("body", "head", "gate")
 """What a client's copies consist of: each expert but for its last layer, its last layer, the gate."""
+
+SPLITS = ("all", "training", "validation")
 
 
 class Shards(Protocol):
@@ -30,6 +32,39 @@ class Term:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One of the turns in which a job steps on each batch, with a loss and parts of its own.
+
+    Attributes:
+        objective: terms that are added up.
+        trains: what moves in it, as `ClientJob.trains` says it.
+        part: which of the batch's samples count: `"all"`, those of the client's own `"validation"` split (a fixed fifth
+            of its samples, by lot), or the others, `"training"`. Where there is none, the loss is 0.
+    """
+
+    objective: tuple[Term, ...]
+    trains: tuple[str, ...] = PARTS
+    part: str = "all"
+
+    def __post_init__(self) -> None:
+        check_trains(self.trains)
+        if self.part not in SPLITS:
+            raise ValueError(f"a turn's part must be one of {', '.join(SPLITS)}, got '{self.part}'")
+
+
+def check_trains(trains: tuple[str, ...]) -> None:
+    """Refuses what no part or tensor is called.
+
+    Raises:
+        ValueError: a name that is neither one of `PARTS` nor a pattern, or a text in place of a tuple.
+    """
+    if isinstance(trains, str):
+        raise ValueError(f"a job's trains must be a tuple of names, got '{trains}'; hint: a comma")
+    if wrong := {piece for piece in trains if "*" not in piece} - set(PARTS):
+        raise ValueError(f"a job's trains must be of {', '.join(PARTS)}, or patterns with a *, got '{min(wrong)}'")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClientJob:
     """One client's work in a round, or a part of it: a strategy may give a client several jobs, done one after another.
 
@@ -43,8 +78,11 @@ class ClientJob:
         gate: whether it gets the gate, and sends it back.
         weighting: its weight in the merged averages: `"uniform"` (1) or `"examples"` (its number of samples).
         epochs: passes over its samples; 0: as the settings say.
-        trains: which of `PARTS` it trains; the others stay as they are, but for BatchNorm's statistics, which any pass
-            moves.
+        trains: which of `PARTS` it trains, or single tensors of its experts by a pattern of their names; a pattern with
+            a `-` in front leaves out what fits. The others stay as they are, but for BatchNorm's statistics, which any
+            pass moves.
+        turns: where it has several losses that move parts of their own: each batch is stepped on once in each turn, in
+            their order. Then `objective` is empty and `trains` not given.
         private: which of `PARTS`, or single tensors of its experts by a pattern of their names (`"*.range"`), are the
             client's own: the work starts from what the client has kept of them (the first time from what it received),
             and it keeps what comes out.
@@ -77,15 +115,20 @@ class ClientJob:
     pooled: tuple[int, ...] = ()
     instead: Mapping[int, str] = field(default_factory=dict)
     reports: bool = False
+    turns: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("trains", "private", "memory", "shared"):
+        check_trains(self.trains)
+        if self.turns and (self.objective or self.trains != PARTS or self.memory or self.shared):
+            raise ValueError(
+                "a job with turns has its objective and what it trains in them, and no memory or shared vectors; got "
+                f"{self.objective}, {self.trains}, {self.memory}, {self.shared}"
+            )
+        for name in ("private", "memory", "shared"):
             if isinstance(getattr(self, name), str):
                 raise ValueError(f"a job's {name} must be a tuple of names, got '{getattr(self, name)}'; hint: a comma")
-        patterns = {piece for piece in self.private if "*" in piece}
-        for name in ("trains", "private"):
-            if wrong := set(getattr(self, name)) - set(PARTS) - (patterns if name == "private" else set()):
-                raise ValueError(f"a job's {name} must be of {', '.join(PARTS)}, got '{min(wrong)}'")
+        if wrong := {piece for piece in self.private if "*" not in piece} - set(PARTS):
+            raise ValueError(f"a job's private must be of {', '.join(PARTS)}, got '{min(wrong)}'")
         if self.weighting not in ("uniform", "examples"):
             raise ValueError(f"a job's weighting must be 'uniform' or 'examples', got '{self.weighting}'")
         if strangers := set(self.instead) - set(self.experts):
@@ -104,6 +147,16 @@ class ClientJob:
     def size(self, shards: Shards) -> int:
         """Returns how much work it is: samples times experts."""
         return sum(len(shards[client]) for client in self.pooled or (self.client_id,)) * len(self.experts)
+
+    @property
+    def steps(self) -> tuple[Turn, ...]:
+        """Returns the turns of a step on a batch: one, where the job has a single objective."""
+        return self.turns or (Turn(objective=self.objective, trains=self.trains),)
+
+    @property
+    def splits(self) -> bool:
+        """Returns whether samples of the client's validation split count otherwise than the others."""
+        return any(turn.part != "all" for turn in self.turns)
 
     @property
     def remembers(self) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult
-from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Term
+from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Term, Turn
 from fedmoe.federation.state import ServerState
 
 __all__ = [
@@ -93,18 +93,33 @@ def job_to_json(job: ClientJob) -> dict[str, Any]:
     True
     """
     # by hand: `asdict` copies all it finds, and took 50 us a job
-    objective = [{"name": term.name, "arguments": dict(term.arguments)} for term in job.objective]
-    return {**vars(job), "objective": objective, "given": dict(job.given), "instead": dict(job.instead)}
+    turns = [vars(turn) | {"objective": terms_to_json(turn.objective)} for turn in job.turns]
+    maps = {"given": dict(job.given), "instead": dict(job.instead)}
+    return {**vars(job), "objective": terms_to_json(job.objective), "turns": turns, **maps}
 
 
 def job_from_json(table: Mapping[str, Any]) -> ClientJob:
     """Returns the job that `job_to_json` wrote."""
-    terms: Sequence[Mapping[str, Any]] = table["objective"]
-    objective = tuple(Term(term["name"], dict(term["arguments"])) for term in terms)
+    objective = terms_from_json(table["objective"])
+    turns = tuple(
+        Turn(objective=terms_from_json(turn["objective"]), trains=tuple(turn["trains"]), part=turn["part"])
+        for turn in table["turns"]
+    )
     lists = {name: tuple(table[name]) for name in ("experts", "trains", "private", "memory", "shared", "pooled")}
     given = {name: tuple(values) for name, values in table["given"].items()}
     instead = {int(expert_id): name for expert_id, name in table["instead"].items()}
-    return ClientJob(**{**table, **lists, "objective": objective, "given": given, "instead": instead})
+    maps = {"given": given, "instead": instead}
+    return ClientJob(**{**table, **lists, "objective": objective, "turns": turns, **maps})
+
+
+def terms_to_json(terms: Sequence[Term]) -> list[dict[str, Any]]:
+    """Returns the terms of an objective as tables."""
+    return [{"name": term.name, "arguments": dict(term.arguments)} for term in terms]
+
+
+def terms_from_json(tables: Sequence[Mapping[str, Any]]) -> tuple[Term, ...]:
+    """Returns the terms that `terms_to_json` wrote."""
+    return tuple(Term(table["name"], dict(table["arguments"])) for table in tables)
 
 
 def failure_from_json(table: Mapping[str, Any]) -> ClientFailure:

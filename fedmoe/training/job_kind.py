@@ -36,10 +36,9 @@ def kind_of(job: ClientJob) -> str:
     """Returns the key of the job's kind: objective, number of experts, gate, what is trained and kept."""
     kept = f"private: {job.private}, memory: {job.memory}, shared: {job.shared}"
     given = {name: len(values) for name, values in job.given.items()}
+    shape = f"{len(job.experts)} experts, gate: {job.gate}, given: {given}"
     kept += f", instead: {sorted(job.instead.items())}" if job.instead else ""
-    return (
-        f"{job.objective!r}, {len(job.experts)} experts, gate: {job.gate}, trains: {job.trains}, {kept}, given: {given}"
-    )
+    return f"{job.objective!r}, turns: {job.turns!r}, trains: {job.trains}, {shape}, {kept}"
 
 
 def examine(place: Workplace, job: ClientJob, state: ServerState) -> JobKind:
@@ -81,8 +80,7 @@ def examine(place: Workplace, job: ClientJob, state: ServerState) -> JobKind:
 
 
 def gradient(stack: RunningStack, batch: StepBatch) -> Tensor:
-    """Returns the gradient of the stack's losses, as one vector."""
-    leaves = [*stack.trained.values(), *stack.gate_trained.values()]
-    losses = stack.losses(batch, "fp32")
-    grads = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
+    """Returns the gradients of the stack's losses, turn after turn, as one vector."""
+    turns = range(len(stack.turns))
+    grads = [own for turn in turns for own in stack.gradients(stack.losses(batch, "fp32", turn), turn)]
     return torch.cat([grad.reshape(-1) for grad in grads])

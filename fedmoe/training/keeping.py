@@ -17,7 +17,7 @@ from fedmoe.moe.vectors import Part, Vector, parts_of
 from fedmoe.settings import TrainSettings
 from fedmoe.training.objective import Objective
 
-__all__ = ["HEAD", "Outcome", "Remembering", "Start", "is_trained", "kept_after", "reach", "start_of"]
+__all__ = ["HEAD", "Outcome", "Remembering", "Start", "is_trained", "kept_after", "moves", "reach", "start_of"]
 
 HEAD = "head."  # of the names of an expert's last layer
 
@@ -71,8 +71,20 @@ class Outcome:
 
 
 def is_trained(part: Part, job: ClientJob, *, gate: bool) -> bool:
-    """Returns whether the job trains this tensor of an expert, or of the gate."""
-    return part.trained and piece_of(part, gate=gate) in job.trains
+    """Returns whether the job trains this tensor of an expert, or of the gate, in any turn."""
+    if not job.turns:  # mostly so, and every client comes by here
+        return moves(part, job.trains, gate=gate)
+    return any(moves(part, turn.trains, gate=gate) for turn in job.turns)
+
+
+def moves(part: Part, trains: Sequence[str], *, gate: bool) -> bool:
+    """Returns whether this tensor of an expert, or of the gate, moves where `trains` does (`ClientJob.trains`)."""
+    if not part.trained:
+        return False
+    patterns = () if gate else [own for own in trains if "*" in own]
+    if any(own.startswith("-") and fnmatchcase(part.name, own[1:]) for own in patterns):
+        return False
+    return piece_of(part, gate=gate) in trains or any(fnmatchcase(part.name, own) for own in patterns)
 
 
 def piece_of(part: Part, *, gate: bool) -> str:

@@ -7,19 +7,21 @@ import bdb
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
 
-from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
+from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Turn
 from fedmoe.federation.merging import diverged
 from fedmoe.federation.state import ServerState
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.moe.vectors import Vector, load_vector, parts_of, to_vector
 from fedmoe.training.augmentation import augment
-from fedmoe.training.keeping import Start, is_trained
+from fedmoe.training.keeping import Start, is_trained, moves
 from fedmoe.training.objective import Batch, LocalModel, Objective, load_objective
 from fedmoe.training.optimiser import make_optimiser
 from fedmoe.training.precision import computing_in, lay_out
@@ -77,7 +79,7 @@ class LoopTrainer:
             common=gate is not None and gate.falls_back,
         )
         model = self._model(job, state, experts, gate, begun)
-        loss = self._epochs(job, model, experts, gate, load_objective(job.objective), samples)
+        loss = self._epochs(job, model, experts, gate, samples)
         trained = [to_vector(module) for module in _present(experts, gate)]
         metrics = {"loss": loss, "seconds": time.perf_counter() - started}
         return self.place.finished(job, begun, trained, (experts[0], gate), metrics)
@@ -123,33 +125,51 @@ class LoopTrainer:
         model: LocalModel,
         experts: Sequence[Expert],
         gate: Gate | None,
-        objective: Objective,
         samples: ClientSamples,
     ) -> float:
-        """Runs the local epochs; returns the mean loss over their steps."""
-        settings, device = self.place.settings, self.place.device
+        """Runs the local epochs; returns the mean over batches of the (first turn's) loss."""
         of_gate = 0 if gate is None else len(_trained(gate, job, gate))
         of_experts = len(model.trained) - of_gate
         each = of_experts // len(experts)
         by_expert = [model.trained[first : first + each] for first in range(0, of_experts, max(1, each))]
-        optimiser = make_optimiser(settings, by_expert, model.trained[of_experts:])
+        optimiser = make_optimiser(self.place.settings, by_expert, model.trained[of_experts:])
+        moving = [_moving(turn, experts, gate, job) if job.turns else [True] * len(model.trained) for turn in job.steps]
+        turns = [(load_objective(turn.objective), turn.part, own) for turn, own in zip(job.steps, moving, strict=True)]
+        validates_N = self.place.validation_of(job) if job.splits else None
         losses: list[Tensor] = []
-        for batch in self._batches(job, samples):
-            with computing_in(settings.precision, device):
-                loss = objective(model, batch)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward(inputs=list(model.trained))  # type: ignore[no-untyped-call]
-            for parameter in model.trained:
-                if parameter.grad is None:  # a held expert that the objective leaves out is not left out of the decay
-                    parameter.grad = torch.zeros_like(parameter)
-            optimiser.step()
-            losses.append(loss.detach())
+        for rows_B, batch in self._batches(job, samples):
+            for number, (objective, part, own) in enumerate(turns):
+                seen = batch if validates_N is None else _counting(batch, part, validates_N[rows_B])
+                loss = self._step(model, optimiser, objective, seen, own)
+                if number == 0:
+                    losses.append(loss)
             if len(losses) == self.max_steps:
                 break
         return float(torch.stack(losses).mean())
 
-    def _batches(self, job: ClientJob, samples: ClientSamples) -> Iterator[Batch]:
-        """Yields the client's batches, in the order of its own stream."""
+    def _step(
+        self,
+        model: LocalModel,
+        optimiser: torch.optim.Optimizer,
+        objective: Objective,
+        batch: Batch,
+        moving: Sequence[bool],
+    ) -> Tensor:
+        """Steps those of the trained parameters that move, and returns the loss before."""
+        with computing_in(self.place.settings.precision, self.place.device):
+            loss = objective(model, batch)
+        optimiser.zero_grad(set_to_none=True)
+        leaves = list(compress(model.trained, moving))
+        if leaves:  # nothing may move in a turn of the gate's, if the gate has nothing to train
+            loss.backward(inputs=leaves)  # type: ignore[no-untyped-call]
+        for parameter in leaves:
+            if parameter.grad is None:  # a held expert that the objective leaves out is not left out of the decay
+                parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        return loss.detach()
+
+    def _batches(self, job: ClientJob, samples: ClientSamples) -> Iterator[tuple[Tensor, Batch]]:
+        """Yields the client's batches, each with the rows of its samples, in the order of its own stream."""
         settings, device = self.place.settings, self.place.device
         epochs = epochs_of(len(samples), self.place.epochs(job), settings.augmentation, self.place.stream(job))
         for epoch in epochs:
@@ -160,7 +180,7 @@ class LoopTrainer:
                 x_BCHW = augment(samples.inputs(order[part]), None if lots is None else lots[part])
                 x_BCHW = x_BCHW.contiguous(memory_format=self.memory_format)
                 y_B, gate_BD, common_BC = (own[order[part]] for own in (samples.y, samples.gate_input, samples.common))
-                yield Batch(x_BCHW, y_B, gate_BD, common_BC=common_BC)
+                yield order[part], Batch(x_BCHW, y_B, gate_BD, common_BC=common_BC)
 
 
 def _present(experts: Sequence[Expert], gate: Gate | None) -> list[nn.Module]:
@@ -179,3 +199,23 @@ def _trained(module: nn.Module, job: ClientJob, gate: Gate | None) -> dict[str, 
     """Returns the module's parameters that the job trains, by name."""
     names = {part.name for part in parts_of(module) if is_trained(part, job, gate=module is gate)}
     return {name: parameter for name, parameter in module.named_parameters() if name in names}
+
+
+def _moving(turn: Turn, experts: Sequence[Expert], gate: Gate | None, job: ClientJob) -> list[bool]:
+    """Returns, for each parameter that the job trains, in the model's order, whether it moves in the turn."""
+    return [
+        moves(part, turn.trains, gate=module is gate)
+        for module in _present(experts, gate)
+        for part in parts_of(module)
+        if is_trained(part, job, gate=module is gate)
+    ]
+
+
+def _counting(batch: Batch, part: str, validates_B: Tensor) -> Batch:
+    """Returns the samples of the batch that count; all of them with weights of 0, where none does."""
+    if part == "all":
+        return batch
+    counts_B = validates_B if part == "validation" else ~validates_B
+    if not counts_B.any():
+        return replace(batch, weight_B=counts_B.float())
+    return Batch(batch.x_BCHW[counts_B], batch.y_B[counts_B], batch.gate_BD[counts_B], None, batch.common_BC[counts_B])

@@ -28,7 +28,8 @@ class Batch:
         x_BCHW: normalised inputs.
         y_B: int64 labels.
         gate_BD: what the gate reads; an empty tensor where the job has no gate.
-        weight_B: 1 for a sample, 0 for a row that only fills the batch up; `None`: all are samples.
+        weight_B: 1 for a sample, 0 for a row that only fills the batch up, or that does not count in this turn; `None`:
+            all are samples.
         common_BC: the common expert's class logits, where the gate falls back; else an empty tensor.
     """
 
@@ -46,7 +47,7 @@ class Batch:
         """
         if self.weight_B is None:
             return loss_B.mean()
-        return (loss_B * self.weight_B).sum() / self.weight_B.sum()
+        return (loss_B * self.weight_B).sum() / self.weight_B.sum().clamp(min=1)
 
 
 class GateCopy(Protocol):

@@ -1,7 +1,9 @@
 """A stack of clients at work: their copies, their optimiser, and one step of all of them at once."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import cache
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from fedmoe.federation.state import ServerState
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.moe.vectors import Vector
-from fedmoe.training.keeping import Start, is_trained
+from fedmoe.training.keeping import Start, is_trained, moves
 from fedmoe.training.objective import load_objective
 from fedmoe.training.optimiser import carry_over, make_optimiser
 from fedmoe.training.precision import computing_in
@@ -115,8 +117,9 @@ class RunningStack:
         self.starts = [place.start_of(job, state, buffers.expert, gate) for job in jobs]
         starts = [*self.starts, *([self.starts[-1]] * (width - len(jobs)))]
         self.place = place
+        self.turns = jobs[0].steps
         self.program = Program(
-            objective=load_objective(jobs[0].objective),
+            objective=load_objective(self.turns[0].objective),
             expert=buffers.expert,
             gate=gate,
             num_experts=len(state.experts),
@@ -124,6 +127,8 @@ class RunningStack:
             gate_pool={} if gate is None or state.gate is None else pool_of(gate, [state.gate], device),
             shared=shared_pools(jobs, self.starts, held, buffers.expert, gate, device),
         )
+        others = (load_objective(turn.objective) for turn in self.turns[1:])
+        self.programs = [self.program, *(replace(self.program, objective=objective) for objective in others)]
         self.own = {
             "expert_ids": torch.tensor([job.experts for job in filled], device=device),
             "rows": torch.tensor([[row_of[i] for i in job.experts] for job in filled], device=device),
@@ -146,6 +151,11 @@ class RunningStack:
         self.names = frozenset(p.name for p in self.experts.parts if is_trained(p, jobs[0], gate=False))
         of_gate = () if self.gates is None else self.gates.parts
         self.gate_names = frozenset(p.name for p in of_gate if is_trained(p, jobs[0], gate=True))
+        self.moving = [  # of each turn: whether each trained tensor of the experts, and then of the gate, moves in it
+            [moves(p, turn.trains, gate=False) for p in self.experts.parts if p.name in self.names]
+            + [moves(p, turn.trains, gate=True) for p in of_gate if p.name in self.gate_names]
+            for turn in self.turns
+        ]
         self.optimiser: torch.optim.Optimizer | None = None
         self.narrow(width)
 
@@ -161,35 +171,52 @@ class RunningStack:
         self.optimiser = optimiser
 
     def step(self, batch: StepBatch) -> Tensor:
-        """Makes one step of every row, and returns their losses."""
+        """Makes one step of every row in each turn, and returns the losses of the first."""
+        first_N: Tensor | None = None
+        for number, turn in enumerate(self.turns):
+            losses_N = self._turn(number, batch.counting(turn.part))
+            first_N = losses_N if first_N is None else first_N
+        assert first_N is not None
+        return first_N
+
+    def _turn(self, number: int, batch: StepBatch) -> Tensor:
         leaves = [*self.trained.values(), *self.gate_trained.values()]
         if self.compiled:
-            losses_N, gradients = self._compiled_gradients(batch)
+            losses_N, found = self._compiled_gradients(number, batch)
+            gradients = list(compress(found, self.moving[number]))
         else:
-            losses_N = self.losses(batch)
-            gradients = torch.autograd.grad(losses_N.sum(), leaves, materialize_grads=True)
-        for leaf, gradient in zip(leaves, gradients, strict=True):
+            losses_N = self.losses(batch, turn=number)
+            gradients = self.gradients(losses_N, number)
+        for leaf in leaves:
+            leaf.grad = None  # what does not move in this turn is no business of the optimiser's
+        for leaf, gradient in zip(compress(leaves, self.moving[number]), gradients, strict=True):
             # A gradient from vmap may be a permuted view, and a fused step does not look at strides (torch 2.15).
             leaf.grad = gradient.contiguous() if in_one_pass(leaf) else gradient
         if self.optimiser is not None:
             self.optimiser.step()
         return losses_N.detach()
 
-    def losses(self, batch: StepBatch, precision: str = "") -> Tensor:
+    def gradients(self, losses_N: Tensor, number: int) -> list[Tensor]:
+        """Returns the gradients of the losses by what moves in the turn."""
+        leaves = [*self.trained.values(), *self.gate_trained.values()]
+        moved = list(compress(leaves, self.moving[number]))
+        return list(torch.autograd.grad(losses_N.sum(), moved, materialize_grads=True)) if moved else []
+
+    def losses(self, batch: StepBatch, precision: str = "", turn: int = 0) -> Tensor:
         """Returns the loss of every row, ready for a gradient; in the settings' precision unless another is given."""
         fixed, gate_fixed = self._fixed()
         with computing_in(precision or self.place.settings.precision, self.place.device):
-            return self.program.losses_N(
+            return self.programs[turn].losses_N(
                 (self.trained, fixed), (self.gate_trained, gate_fixed), self._inputs(batch), self._memory()
             )
 
-    def _compiled_gradients(self, batch: StepBatch) -> tuple[Tensor, Sequence[Tensor]]:
+    def _compiled_gradients(self, number: int, batch: StepBatch) -> tuple[Tensor, Sequence[Tensor]]:
         trained = {name: leaf.detach() for name, leaf in self.trained.items()}
         gate_trained = {name: leaf.detach() for name, leaf in self.gate_trained.items()}
         fixed, gate_fixed = self._fixed()
         with computing_in(self.place.settings.precision, self.place.device):
             return compiler()(
-                self.program, (trained, fixed), (gate_trained, gate_fixed), self._inputs(batch), self._memory()
+                self.programs[number], (trained, fixed), (gate_trained, gate_fixed), self._inputs(batch), self._memory()
             )
 
     def _fixed(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

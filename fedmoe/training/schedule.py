@@ -8,7 +8,9 @@ from torch import Tensor
 
 from fedmoe.training.augmentation import draw_lots
 
-__all__ = ["Epoch", "epochs_of", "filled_size", "num_steps"]
+__all__ = ["Epoch", "epochs_of", "filled_size", "num_steps", "validation_split"]
+
+VALIDATION = 0.2  # of a client's samples
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,14 @@ def epochs_of(num_samples: int, epochs: int, augmentation: str, stream: torch.Ge
     for _ in range(epochs):
         order_N = torch.randperm(num_samples, generator=stream)
         yield Epoch(order_N, draw_lots(augmentation, num_samples, stream))
+
+
+def validation_split(num_samples: int, stream: torch.Generator) -> Tensor:
+    """Returns which of a client's samples validate, bool: a fifth of them by lot, of two or more one at least."""
+    held_N = torch.zeros(num_samples, dtype=torch.bool)
+    count = max(round(VALIDATION * num_samples), int(num_samples > 1))
+    held_N[torch.randperm(num_samples, generator=stream)[:count]] = True
+    return held_N
 
 
 def filled_size(num_samples: int, batch_size: int) -> int:

@@ -41,7 +41,15 @@ def train_stack(
         fill: rows that every batch is filled up to; 0: the clients are of equal size.
         compiled: whether steps are compiled by torch.
         max_steps: steps after which a client stops, where only the speed is measured; `None`: all.
+
+    Raises:
+        ValueError: the samples of a batch shall count in some turns only, and the objective does not look at weights.
     """
+    if jobs[0].splits and not fill:
+        raise ValueError(
+            "a turn on a part of the samples needs an objective that ends in batch.mean, and an expert that does not "
+            f"normalise over the batch, to be stacked; got {jobs[0].turns}; hint: train.trainer='loop'"
+        )
     width = even(len(jobs))
     stack = RunningStack(place, buffers, jobs, state, width, compiled)
     samples = load_stack(place, jobs, len(state.experts), width, max_steps)

@@ -30,6 +30,7 @@ class StepBatch:
         gate: what the gate reads, clients x batch x width.
         common: the common expert's logits, clients x batch x classes; of width 0 where the gate does not fall back.
         weight: 1 for a sample and 0 for a row that fills up, clients x batch; `None`: all are samples.
+        validates: whether a sample is of its client's validation split, clients x batch; `None`: no turn asks.
     """
 
     x: Tensor
@@ -37,6 +38,14 @@ class StepBatch:
     gate: Tensor
     common: Tensor
     weight: Tensor | None
+    validates: Tensor | None = None
+
+    def counting(self, part: str) -> "StepBatch":
+        """Returns the batch with a weight of 0 for samples that do not count in a turn of this part (`Turn.part`)."""
+        if part == "all" or self.validates is None:
+            return self
+        counts = (self.validates if part == "validation" else ~self.validates).float()
+        return replace(self, weight=counts if self.weight is None else counts * self.weight)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ class StackSamples:
         lots_NSB3: what the augmentation drew, or `None`.
         counts: samples of each client.
         steps: steps of each client.
+        validates: whether each sample is of its client's validation split; `None`: no turn asks.
     """
 
     samples: ClientSamples
@@ -58,6 +68,7 @@ class StackSamples:
     lots_NSB3: Tensor | None
     counts: tuple[int, ...]
     steps: tuple[int, ...]
+    validates: Tensor | None = None
 
     def batch(self, step: int, active: int, rows: int, size: int = 0) -> StepBatch:
         """Returns a step's batches of the first `rows` clients.
@@ -79,7 +90,8 @@ class StackSamples:
             ends = torch.from_numpy(self.sizes_NS[:rows, step]).to(picked.device)
             weight = (torch.arange(size, device=picked.device) < ends[:, None]).float()
         x, y, gate, common = (part.reshape(rows, size, *part.shape[1:]) for part in (x, y, gate, common))
-        return StepBatch(x, y, gate, common, weight)
+        validates = None if self.validates is None else self.validates[picked].reshape(rows, size)
+        return StepBatch(x, y, gate, common, weight, validates)
 
 
 def load_stack(
@@ -132,4 +144,5 @@ def load_stack(
         lots_NSB3=None if lots_NSB3 is None else lots_NSB3[:, :limit].to(place.device),
         counts=counts,
         steps=tuple(min(count, limit) for count in steps),
+        validates=torch.cat([place.validation_of(job) for job in jobs]) if jobs[0].splits else None,
     )

@@ -19,7 +19,7 @@ from fedmoe.settings import TrainSettings
 from fedmoe.training.keeping import Outcome, Start, kept_after, start_of
 from fedmoe.training.objective import load_terms
 from fedmoe.training.samples import Lots, SampleStore
-from fedmoe.training.schedule import num_steps
+from fedmoe.training.schedule import num_steps, validation_split
 
 __all__ = ["LocalTrainer", "Workplace"]
 
@@ -79,6 +79,11 @@ class Workplace:
     def samples_of(self, job: ClientJob) -> NDArray[np.int64]:
         """Returns the ids of the samples that the job trains on."""
         return job.samples(self.population.shards)
+
+    def validation_of(self, job: ClientJob) -> Tensor:
+        """Returns which of the job's samples are its client's validation split: the same in every round."""
+        stream = torch_stream(self.seed, "validation", "client", job.client_id)
+        return validation_split(len(self.samples_of(job)), stream).to(self.device)
 
     def start_of(self, job: ClientJob, state: ServerState, expert: Expert, gate: Gate | None) -> Start:
         """Returns where the job's client starts from; the modules are asked for shapes only."""

@@ -209,11 +209,12 @@ def test_a_pattern_that_fits_nothing_is_named(tmp_path: Path) -> None:
         run(tmp_path, "fedavg_own")
 
 
-def test_patterns_are_for_what_is_private(tmp_path: Path) -> None:
+def test_a_name_without_a_star_is_a_part(tmp_path: Path) -> None:
     job = {"client_id": 0, "round_num": 1, "experts": (0,), "objective": (), "gate": False}
     assert ClientJob(**job, private=("head", "*.range")).private == ("head", "*.range")
-    for wrong in ({"private": ("range",)}, {"trains": ("*.range",)}):
-        with pytest.raises(ValueError, match=r"must be of body, head, gate, got '.*range'"):
+    assert ClientJob(**job, trains=("gate", "-*.range")).trains == ("gate", "-*.range")
+    for wrong in ({"private": ("range",)}, {"trains": ("range",)}):
+        with pytest.raises(ValueError, match=r"must be of body, head, gate.*, got 'range'"):
             ClientJob(**job, **wrong)
 
 

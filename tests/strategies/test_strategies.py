@@ -267,7 +267,7 @@ def test_its_jobs_travel_as_json_and_name_objectives_that_exist(name: str, argum
                 assert job.weighting in ("uniform", "examples")
                 assert job.gate == (strategy.has_gate and STRATEGIES[name].trains_gate)
                 assert job_from_json(json.loads(json.dumps(job_to_json(job)))) == job
-                assert callable(load_objective(job.objective))
+                assert all(callable(load_objective(turn.objective)) for turn in job.steps)
 
 
 @pytest.mark.parametrize("gate", ["mlp", "uniform", "random", "oracle", "frozen"])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Term
+from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Term, Turn
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.preparation import prepare_run
 from fedmoe.moe.construction import build_expert, build_gate, gate_class
@@ -86,6 +86,25 @@ ROWS: dict[str, Row] = {
     "all private, and prox": Row(
         (MIXTURE, Term("prox", {"mu": 0.5})), job={"private": ("body", "head", "gate"), "sends": False}
     ),
+    "experts and gate in turn": Row(
+        (),
+        settings={"train.epochs": 2, "train.weight-decay": 0.1},
+        job={
+            "turns": (Turn(objective=(MIXTURE,), trains=("body", "head")), Turn(objective=(MIXTURE,), trains=("gate",)))
+        },
+    ),
+    "heads on a validation split, biases left out": Row(
+        (),
+        gate=False,
+        settings={"train.epochs": 3},
+        job={
+            "turns": (
+                Turn(objective=(Term("dense"),), trains=("body", "-*.bias"), part="training"),
+                Turn(objective=(Term("dense"), Term("prox", {"mu": 0.5})), trains=("head*",), part="validation"),
+            )
+        },
+        held=1,
+    ),
     "mixture and importance": Row((MIXTURE, Term("importance", {"weight": 0.1})), held=3),
     "mixture and load": Row((MIXTURE, Term("load", {"weight": 0.1})), held=3),
     "mixture and switch": Row((MIXTURE, Term("switch", {"weight": 0.1})), held=3),
@@ -136,7 +155,9 @@ class Field:
                 objective=row.terms,
                 gate=row.gate,
                 weighting=weighting,
-                given={"shares": (0.1 * client, 1.0)} if row.terms[0].name in ("likelihood", TERM) else {},
+                given={"shares": (0.1 * client, 1.0)}
+                if row.terms[:1] and row.terms[0].name in ("likelihood", TERM)
+                else {},
                 **row.job,
             )
             for client in CLIENTS
@@ -432,3 +453,121 @@ def test_a_client_whose_weights_diverge_is_a_failure(prepared: Callable[..., Fie
     outcomes = list(trainer(field.place).train(field.jobs(row)[:3], field.state))
     assert all(isinstance(outcome, ClientFailure) and "NaN" in outcome.error for outcome in outcomes)
     assert len(outcomes) == 3
+
+
+# ---- turns ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("kind", [LoopTrainer, StackedTrainer])
+def test_what_does_not_move_in_a_turn_does_not_learn_from_it(
+    prepared: Callable[..., Field], kind: type[LoopTrainer] | type[StackedTrainer], seed: int
+) -> None:
+    experts, gate = ("body", "head"), ("gate",)
+
+    def after(*trains: tuple[str, ...]) -> dict[int, ClientUpdate]:
+        turns = tuple(Turn(objective=(MIXTURE,), trains=own) for own in trains)
+        row = Row((), settings={"train.weight-decay": 0.1}, job={"turns": turns})
+        field = prepared(row, seed)
+        return updates_of(kind(field.place), field.jobs(row), field.state)
+
+    of_experts, of_gate, both = after(experts), after(gate), after(experts, gate)
+    field = prepared(ROWS["mixture"], seed)
+    for client in CLIENTS:
+        assert of_experts[client].gate.tobytes() == field.state.gate.tobytes()
+        assert all(v.tobytes() == field.state.experts[i].tobytes() for i, v in of_gate[client].experts.items())
+        # each learns in its own turn, and the gate's loss is that of experts that have just moved
+        assert not np.array_equal(both[client].gate, of_gate[client].gate)
+        assert not np.array_equal(both[client].gate, field.state.gate)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_turn_is_a_job_without_turns(prepared: Callable[..., Field], seed: int) -> None:
+    field = prepared(ROWS["mixture"], seed)
+    row = Row((), job={"turns": (Turn(objective=(MIXTURE,)),)})
+    plain = updates_of(LoopTrainer(field.place), field.jobs(ROWS["mixture"]), field.state)
+    turned = updates_of(LoopTrainer(field.place), field.jobs(row), field.state)
+    for client, update in plain.items():
+        assert {n: v.tobytes() for n, v in update.vectors().items()} == {
+            n: v.tobytes() for n, v in turned[client].vectors().items()
+        }
+
+
+class Seen:
+    """A loss whose gradient by the heads' biases counts the samples of each class that it saw."""
+
+    def __call__(self, model: LocalModel, batch: Batch) -> Tensor:
+        wrong_B = cross_entropy(model.logits_KBC(batch.x_BCHW)[0], batch.y_B, reduction="none")
+        weight_B = torch.ones_like(wrong_B) if batch.weight_B is None else batch.weight_B
+        return batch.mean(wrong_B) * 0 + (weight_B * model.trained[0].sum()).sum()
+
+
+@pytest.mark.parametrize("kind", [LoopTrainer, StackedTrainer])
+def test_a_fifth_of_the_samples_validates_and_the_rest_trains(
+    prepared: Callable[..., Field], kind: type[LoopTrainer] | type[StackedTrainer]
+) -> None:
+    """Without momentum a value moves by the rate times the number of samples that its loss saw."""
+    term = Term("tests.training.test_trainers:Seen")
+
+    def moved(part: str) -> dict[int, float]:
+        row = Row(
+            (),
+            held=1,
+            gate=False,
+            settings={"train.momentum": 0.0, "train.learning-rate": 0.125},
+            job={"turns": (Turn(objective=(term,), part=part),)},
+        )
+        field = prepared(row)
+        jobs = field.jobs(row)
+        ends = updates_of(kind(field.place), jobs, field.state)
+        begun = {job.client_id: field.state.experts[job.experts[0]][0] for job in jobs}
+        return {c: float(begun[c] - next(iter(u.experts.values()))[0]) / 0.125 for c, u in ends.items()}
+
+    counts = {part: moved(part) for part in ("all", "training", "validation")}
+    sizes = [len(prepared(ROWS["dense"]).place.population.shards[client]) for client in CLIENTS]
+    for client, size in zip(CLIENTS, sizes, strict=True):
+        assert counts["all"][client] == pytest.approx(size, abs=1e-3)
+        assert counts["validation"][client] == pytest.approx(round(0.2 * size), abs=1e-3)
+        assert counts["training"][client] == pytest.approx(size - round(0.2 * size), abs=1e-3)
+
+
+def test_a_turn_on_a_part_of_the_samples_is_not_stacked_where_weights_are_not_looked_at(
+    prepared: Callable[..., Field],
+) -> None:
+    row = Row(
+        (),
+        held=1,
+        gate=False,
+        job={"turns": (Turn(objective=(Term("tests.training.test_trainers:OwnMean"),), part="training"),)},
+    )
+    field = prepared(row)
+    outcomes = list(StackedTrainer(field.place).train(field.jobs(row), field.state))
+    assert all(isinstance(outcome, ClientFailure) and "batch.mean" in outcome.error for outcome in outcomes)
+    assert len(updates_of(LoopTrainer(field.place), field.jobs(row), field.state)) == len(CLIENTS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": (MIXTURE,)}, "a job with turns has its objective"),
+        ({"trains": ("gate",)}, "a job with turns has its objective"),
+        ({"memory": ("control",)}, "a job with turns has its objective"),
+    ],
+)
+def test_a_job_with_turns_says_nothing_twice(changes: dict[str, Any], message: str) -> None:
+    said = {"client_id": 0, "round_num": 1, "experts": (0,), "objective": (), "gate": True}
+    with pytest.raises(ValueError, match=message):
+        ClientJob(**(said | changes), turns=(Turn(objective=(MIXTURE,)),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"part": "test"}, "must be one of all, training, validation, got 'test'"),
+        ({"trains": "gate"}, "must be a tuple of names, got 'gate'"),
+        ({"trains": ("gates",)}, r"must be of body, head, gate, or patterns with a \*, got 'gates'"),
+    ],
+)
+def test_a_turn_of_nothing_that_there_is_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Turn(**({"objective": (MIXTURE,)} | changes))
