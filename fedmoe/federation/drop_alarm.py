@@ -6,6 +6,7 @@ from dataclasses import dataclass
 __all__ = ["DropAlarm", "Watch", "threshold_for"]
 
 OVERSHOOT = 1.166  # twice 0.583, Siegmund's correction for looking at discrete times
+BELIEVED = 2.0  # standard deviations: of a larger drop, what mean and variance learn from
 SPREAD = 0.05  # the least standard deviation of the figure that is believed
 
 
@@ -15,7 +16,7 @@ class Watch:
 
     Attributes:
         seen: figures so far.
-        mean: of the usual ones, the latest weighing most.
+        mean: of them, the latest weighing most.
         variance: likewise, around that mean.
         score: how much evidence there is for a drop, in standard deviations.
     """
@@ -35,8 +36,9 @@ class Watch:
 class DropAlarm:
     """A one-sided cumulative sum (Page 1954): `s <- max(0, s + (mean - x) / spread - slack)`, an alarm where s > h.
 
-    One figure counts for two thirds of h at the most: an alarm needs two. Mean and variance follow the figure as long
-    as nothing is suspected (s = 0), so that what rises, as accuracies in training do, raises no alarm.
+    One figure counts for two thirds of h at the most: an alarm needs two. Mean and variance follow the figure, so that
+    what rises, as accuracies in training do, raises no alarm; a drop of more than two standard deviations moves them
+    as one of two would, so that what has dropped for good does not soon count as usual.
 
     Attributes:
         threshold: h.
@@ -48,7 +50,7 @@ class DropAlarm:
     threshold: float
     warm_up: int = 10
     slack: float = 1.0
-    memory: float = 0.8
+    memory: float = 0.9
 
     def after(self, watch: Watch, figure: float) -> Watch:
         """Returns what is known once another figure has come."""
@@ -56,12 +58,11 @@ class DropAlarm:
         if watch.seen >= self.warm_up:
             drop = (watch.mean - figure) / watch.spread - self.slack
             score = max(0.0, watch.score + min(drop, 2 / 3 * self.threshold))
-        if score > 0:
-            return Watch(watch.seen + 1, watch.mean, watch.variance, score)
+            figure = max(figure, watch.mean - BELIEVED * watch.spread)
         share = max(1 - self.memory, 1 / (watch.seen + 1))
         mean = watch.mean + share * (figure - watch.mean)
         variance = (1 - share) * (watch.variance + share * (figure - watch.mean) ** 2)
-        return Watch(watch.seen + 1, mean, variance, 0.0)
+        return Watch(watch.seen + 1, mean, variance, score)
 
     def rings(self, watch: Watch) -> bool:
         """Returns whether it is an alarm."""
