@@ -49,7 +49,7 @@ class Prefetch(Wrapper):
         super().bind(federation)
         self._current: ServerState | None = None  # at the start of the round at hand, whatever its clients train
         self._next: tuple[int, ...] = ()
-        self._held: Assignment = {}
+        self._assigned: Assignment = {}
         self._ranked_ahead: Rankings = {}
         self._again: tuple[int, ...] = ()
         self._asked_now: tuple[int, ...] = ()
@@ -76,8 +76,8 @@ class Prefetch(Wrapper):
 
     def assign(self, round_num: int, rankings: Rankings, rng: np.random.Generator) -> Assignment:
         """Returns what `over` assigns by the rankings of a round ago."""
-        self._held = self.inner.assign(round_num, rankings, rng)
-        return self._held
+        self._assigned = self.inner.assign(round_num, rankings, rng)
+        return self._assigned
 
     def ranked_meanwhile(self, round_num: int, clients: Sequence[int]) -> Sequence[int]:
         """Returns the next round's clients, and those of this one whose choice may be another one by now."""
@@ -122,7 +122,7 @@ class Prefetch(Wrapper):
         now = {client: updates.rankings[client] for client in self._again if client in updates.rankings}
         stream = numpy_stream(self.federation.settings.seed, "prefetch", round_num)
         wanted = self.inner.assign(round_num, now, stream)
-        ahead = {} if CLIENTS not in state.extras else {c: h for c, h in self._held.items() if c not in self._asked_now}
+        ahead = {} if CLIENTS not in state.extras else {c: h for c, h in self._assigned.items() if c not in self._asked_now}
         copies = [(client, i) for client, held in sorted(ahead.items()) for i in held]
         judged = [(client, i) for client, i in copies if client in wanted]
         hits = [(client, i) for client, i in judged if i in wanted[client]]
@@ -140,7 +140,7 @@ class Prefetch(Wrapper):
             "bytes_outdated": size * len(outdated),
             "bytes_wasted": size * len(wasted),
         }
-        training = {client for client, held in self._held.items() if held}
+        training = {client for client, held in self._assigned.items() if held}
         strangers = [client for client in updates.rankings if client not in training]
         again = [client for client in updates.rankings if client in training]
         indices, by = self.ranking_indices(), self.query()
