@@ -122,7 +122,8 @@ class Prefetch(Wrapper):
         now = {client: updates.rankings[client] for client in self._again if client in updates.rankings}
         stream = numpy_stream(self.federation.settings.seed, "prefetch", round_num)
         wanted = self.inner.assign(round_num, now, stream)
-        ahead = {} if CLIENTS not in state.extras else {c: h for c, h in self._assigned.items() if c not in self._asked_now}
+        sent = self._assigned.items() if CLIENTS in state.extras else ()
+        ahead = {client: held for client, held in sent if client not in self._asked_now}
         copies = [(client, i) for client, held in sorted(ahead.items()) for i in held]
         judged = [(client, i) for client, i in copies if client in wanted]
         hits = [(client, i) for client, i in judged if i in wanted[client]]

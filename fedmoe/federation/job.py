@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PARTS", "ClientFailure", "ClientJob", "ClientUpdate", "Term", "Turn", "in_turn"]
+__all__ = ["PARTS", "ClientFailure", "ClientJob", "ClientUpdate", "Question", "Term", "Turn", "in_turn"]
 
 PARTS = ("body", "head", "gate")
 """What a client's copies consist of: each expert but for its last layer, its last layer, the gate."""
@@ -28,6 +28,21 @@ class Term:
     """One term of an objective: a file of `fedmoe/training/objectives/` by name (or a reference), with arguments."""
 
     name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Numbers that a client computes of its samples: a file of `fedmoe/training/statistics/` by name (or a reference).
+
+    Attributes:
+        name: which.
+        size: how many numbers.
+        arguments: of the statistic.
+    """
+
+    name: str
+    size: int
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -83,6 +98,8 @@ class ClientJob:
             pass moves.
         turns: where it has several losses that move parts of their own: each batch is stepped on once in each turn, in
             their order. Then `objective` is empty and `trains` not given.
+        question: what the client answers in place of training: numbers of its samples at the parameters that it
+            received. Averaged over clients they come back as `extra/statistic`; nothing else is sent, or kept.
         private: which of `PARTS`, or single tensors of its experts by a pattern of their names (`"*.range"`), are the
             client's own: the work starts from what the client has kept of them (the first time from what it received),
             and it keeps what comes out.
@@ -116,9 +133,15 @@ class ClientJob:
     instead: Mapping[int, str] = field(default_factory=dict)
     reports: bool = False
     turns: tuple[Turn, ...] = ()
+    question: Question | None = None
 
     def __post_init__(self) -> None:
         check_trains(self.trains)
+        if self.question and (self.objective or self.turns or self.private or self.memory or self.shared):
+            raise ValueError(
+                "a job with a question trains nothing, so it has no objective and keeps nothing, got "
+                f"{self.objective}, {self.turns}, {self.private}, {self.memory}, {self.shared}"
+            )
         if self.turns and (self.objective or self.trains != PARTS or self.memory or self.shared):
             raise ValueError(
                 "a job with turns has its objective and what it trains in them, and no memory or shared vectors; got "

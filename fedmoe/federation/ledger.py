@@ -91,10 +91,11 @@ class Ledger:
         elif ranks_by == "gate":
             down += len(set(asked) - {job.client_id for job in jobs}) * gate
         for job in jobs:
+            up += job.question.size * FLOAT_BYTES if job.question else 0
             for part, size in [*((i, expert) for i in job.experts), *([(-1, gate)] if job.gate else [])]:
                 needed = {(job.client_id, part, name) for name in job.shared}
                 needed |= {(job.client_id, part, job.instead.get(part, ""))} if job.receives(gate=part < 0) else set()
-                sends = job.sends and (not job.instead or part in job.instead)
+                sends = job.sends and not job.question and (not job.instead or part in job.instead)
                 out, back = size * len(needed - received), size * (1 + len(job.shared)) if sends else 0
                 received |= needed
                 down, up = down + out, up + back

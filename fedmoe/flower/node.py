@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from fedmoe.training.common_expert import expert_spec, open_weights
 from fedmoe.training.fine_tuning import fine_tuned
 from fedmoe.training.samples import Lots, SampleStore
 from fedmoe.training.speed import TrainerChoice, make_trainer
+from fedmoe.training.statistic import answers
 from fedmoe.training.trainer import LocalTrainer, Workplace
 
 __all__ = ["Node"]
@@ -145,12 +147,14 @@ class Node:
         sums, rows, failures = Sums(self.settings.deterministic), [], []
         kept: dict[str, NDArray[Any]] = {}
         trainer = self.trainer(TrainerChoice.from_json(order["trainer"]))
-        asked = self._jobs(order)
-        told = self._told_with_training(order, arrays, asked, state)
+        jobs_of_all = self._jobs(order)
+        told = self._told_with_training(order, arrays, jobs_of_all, state)
         failures += told.pop("failures")
         failed, sent = {own["client_id"] for own in failures if own["stage"] == "train"}, set[int]()
-        for number, jobs in enumerate(in_turn(asked)):
-            for outcome in trainer.train([job for job in jobs if job.client_id not in failed], state):
+        for number, jobs in enumerate(in_turn(jobs_of_all)):
+            present = [job for job in jobs if job.client_id not in failed]
+            asked = answers(self.place, [job for job in present if job.question], state)
+            for outcome in chain(asked, trainer.train([job for job in present if not job.question], state)):
                 if isinstance(outcome, ClientFailure):
                     failures.append(asdict(outcome))
                     failed.add(outcome.client_id)

@@ -201,9 +201,12 @@ class ExpertStrategy(Contract, Strategy):
     def _choose_trainer(self, round_num: int, state: ServerState, grid: Grid, roster: Roster) -> TrainerChoice:
         """Returns what clients are trained by in this run: what the settings say, or what the first node measures."""
         choice = forced_choice(self.federation.settings.train, images=True)
+        jobs = [job for job in self._jobs if not job.question]
+        if not jobs:  # nobody trains, so there is nothing to measure
+            choice = TrainerChoice(kind="loop")
         if choice is None:
             rounds = self.num_rounds - round_num + 1
-            order = {roster.node_ids[0]: measure_order(self.federation.at(round_num), self._jobs, state, rounds)}
+            order = {roster.node_ids[0]: measure_order(self.federation.at(round_num), jobs, state, rounds)}
             patience = self.federation.settings.clients.timeout
             for reply in exchange(grid, "query.measure", str(round_num), order, patience).values():
                 if reply.has_error():

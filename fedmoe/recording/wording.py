@@ -24,6 +24,7 @@ TITLES = {
     "fedavg own": "FedAvg with tensors of their own",
     "fedavgm": "FedAvgM",
     "fedem": "FedEM",
+    "logistic em": "EM (logistic)",
     "fedjets": "FedJETs",
     "fedjets adam": "FedJETs with Adam",
     "fedjets avgm": "FedJETs with momentum",
