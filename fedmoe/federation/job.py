@@ -116,6 +116,11 @@ class ClientJob:
         shrink_gate: the same of the gate.
         canonical: whether the gate is sent in its canonical form (`fedmoe.moe.canonical`), the same function.
         head: which of the server's heads (`fedmoe.federation.heads`) it gets in the gate's place, a row; -1: the gate.
+        instead: expert id -> name of a vector among the server's extras (`shadow/expert/3`) that stands in for the
+            expert: the work starts from it, and what comes out of it is sent under its name. Such a job sends nothing
+            else of its experts and gate.
+        reports: whether the client tells, before it trains, how often each of the experts that it received is right on
+            the samples that fall to it (`Replies.received`).
     """
 
     client_id: int
@@ -133,6 +138,8 @@ class ClientJob:
     given: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     pooled: tuple[int, ...] = ()
     head: int = -1
+    instead: Mapping[int, str] = field(default_factory=dict)
+    reports: bool = False
     turns: tuple[Turn, ...] = ()
     question: Question | None = None
     shrink: float = 0.0
@@ -160,6 +167,8 @@ class ClientJob:
             raise ValueError(f"a job's weighting must be 'uniform' or 'examples', got '{self.weighting}'")
         if min(self.shrink, self.shrink_gate) < 0:
             raise ValueError(f"a job's shrink must be at least 0, got {self.shrink} and {self.shrink_gate}")
+        if strangers := set(self.instead) - set(self.experts):
+            raise ValueError(f"a job's instead must be for its experts {self.experts}, got expert {min(strangers)}")
 
     def samples(self, shards: Shards) -> NDArray[np.int64]:
         """Returns the ids of the samples that it trains on.
@@ -194,6 +203,10 @@ class ClientJob:
     def remembers(self) -> bool:
         """Returns whether the client keeps anything from round to round."""
         return bool(self.private or self.memory)
+
+    def source_of(self, expert_id: int) -> str:
+        """Returns the name of the server's vector that the job's copy of an expert starts from, and goes back to."""
+        return self.instead.get(expert_id, f"expert/{expert_id}")
 
     def receives(self, *, gate: bool) -> bool:
         """Returns whether any value of the experts, or of the gate, comes from the server."""

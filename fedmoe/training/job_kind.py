@@ -41,6 +41,7 @@ def kind_of(job: ClientJob) -> str:
     given = {name: len(values) for name, values in job.given.items()}
     parts = f"gate: {job.gate}, head: {job.head >= 0}, given: {given}, shrink: {job.shrink}, {job.shrink_gate}"
     shape = f"{len(job.experts)} experts, {parts}"
+    kept += f", instead: {sorted(job.instead.items())}" if job.instead else ""
     return f"{job.objective!r}, turns: {job.turns!r}, trains: {job.trains}, {shape}, {kept}"
 
 

@@ -69,7 +69,7 @@ class LoopTrainer:
 
     def train_client(self, job: ClientJob, state: ServerState) -> ClientUpdate:
         """Returns what the client gives back after its local epochs."""
-        started = time.perf_counter()
+        started, state = time.perf_counter(), state.with_instead(job.instead)
         experts, gate = self._modules(job, len(state.experts))
         begun = self.place.start_of(job, state, experts[0], gate)
         _load(begun, experts, gate)

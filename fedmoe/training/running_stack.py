@@ -109,6 +109,7 @@ class RunningStack:
         compiled: bool = False,
     ) -> None:
         self.compiled = compiled
+        state = state.with_instead(jobs[0].instead)  # all of a kind have the same
         filled = [*jobs, *([jobs[-1]] * (width - len(jobs)))]
         self.job = jobs[0]
         held = sorted({expert_id for job in jobs for expert_id in job.experts})

@@ -137,6 +137,15 @@ STRATEGIES = {
     "fedmix": Row(pool=3, held=3, answers=3, others=({"output": "logit"},)),
     "fedrep": Row(pool=1, held=1, wrong=({"head_epochs": 0},), others=({"head_epochs": 2},)),
     "ifca": Row(pool=3, held=1, answers=1),
+    "free_agent": Row(
+        pool=3,
+        held=2,
+        wrong=(
+            *({"false_alarms": 0.0}, {"warm_up": 1}, {"margin": -0.1}, {"rounds": 0}, {"trial": 0}),
+            *({"term": -1}, {"agents": -1}, {"newcomer": "body"}, {"over": "free_agent"}, {"top_k": 2}),
+        ),
+        others=({"newcomer": "random", "term": 2}, {"agents": 0, "accuracy": 2, "penalty": 0.0}),
+    ),
     "lasso": Row(
         pool=3,
         held=2,
@@ -144,6 +153,7 @@ STRATEGIES = {
         others=({"strength": 0.0}, {"gate_strength": 1.0, "server": 0.0}),
     ),
     "local_only": Row(pool=1, held=1),
+    "prefetch": Row(pool=3, held=2, wrong=({"version": "old"}, {"over": "prefetch"}), others=({"version": "latest"},)),
     "fedprox": Row(pool=1, held=1, wrong=({"mu": -0.1}, {"mu": "much"}), others=({"mu": 0.0}, {"mu": 2})),
     "scaffold": Row(pool=1, held=1, wrong=({"eta": 1},)),
     "self_tuning": Row(pool=1, held=1, wrong=({"tune": "no"},), others=({"tune": False},)),
