@@ -177,7 +177,14 @@ def build(name: str, arguments: dict[str, Any], **changes: Any) -> ExpertStrateg
     assert isinstance(strategy, ExpertStrategy)
     ledger = Ledger(gate_size=1, expert_size=1, num_experts=strategy.pool_size(settings), common_size=0)
     population = build_population(blobs(None), settings)
-    strategy.bind(Federation(settings=settings, population=population, plan={}, ledger=ledger, recorder=None))  # type: ignore[arg-type]
+    run = {
+        "population": population,
+        "plan": {},
+        "ledger": ledger,
+        "recorder": None,
+        "layout": {"expert": (), "gate": ()},
+    }
+    strategy.bind(Federation(settings=settings, **run))
     gate = np.zeros(strategy.num_experts * (WIDTH + 1), dtype=np.float32)
     linear = np.zeros(NUM_CLASSES * (WIDTH + 1), dtype=np.float32)
     strategy.state = ServerState(gate=gate, experts=(linear,) * strategy.num_experts)
