@@ -103,4 +103,4 @@ class AdvMoE(FedJETs):
         return Term("trades", {**attack, "beta": self.beta, "routing": routing, "output": self.output})
 
     def _shared(self) -> Sequence[slice]:
-        return places_of(self.federation.expert_parts, shared_tensors(self.federation.settings.experts.model))
+        return places_of(self.federation.layout["expert"], shared_tensors(self.federation.settings.experts.model))

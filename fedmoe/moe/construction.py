@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fedmoe.moe.expert import Expert, ExpertSpec
+from fedmoe.moe.experts.linear import LinearExpert
 from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.pooling import pool_first
 from fedmoe.references import load_plugin, short_name
@@ -25,8 +26,10 @@ __all__ = [
     "gate_class",
     "gate_spec",
     "is_head_alone",
+    "is_linear",
     "shared_tensors",
     "stands_on_common",
+    "takes_lots",
 ]
 
 GATES, EXPERTS = "fedmoe.moe.gates", "fedmoe.moe.experts"  # packages, a file each
@@ -81,6 +84,15 @@ def stands_on_common(name: str) -> bool:
     return bool(getattr(load_plugin("expert", EXPERTS, name), "on_common", False))
 
 
+def takes_lots(name: str) -> bool:
+    """Returns whether experts of the backbone `name` take numbers by lot in training (`Expert.draws`).
+
+    Raises:
+        ReferenceError_: no such backbone.
+    """
+    return getattr(load_plugin("expert", EXPERTS, name), "draws", Expert.draws) is not Expert.draws
+
+
 def shared_tensors(name: str) -> tuple[str, ...]:
     """Returns patterns of the tensors that experts of the backbone `name` have in common (`Expert.shared`).
 
@@ -100,6 +112,16 @@ def is_head_alone(name: str) -> bool:
         return False
     expert = build_expert(name, ExpertSpec(in_shape=(2, 1, 1), num_classes=2), 0)
     return expert.head.in_features == 2 and all(part.startswith("head.") for part in expert.state_dict())
+
+
+def is_linear(name: str) -> bool:
+    """Returns whether experts of the backbone `name` are a linear layer on what they read, and no more.
+
+    Raises:
+        ReferenceError_: no such backbone.
+    """
+    found = load_plugin("expert", EXPERTS, name)
+    return isinstance(found, type) and issubclass(found, LinearExpert)
 
 
 def gate_class(name: str) -> type[Gate]:

@@ -54,6 +54,16 @@ class Expert(nn.Module, ABC):
     embedding_dim: int
     head: nn.Linear
 
+    @property
+    def draws(self) -> int:
+        """Returns how many numbers from [0, 1), drawn evenly and by itself, each sample comes with; by default none.
+
+        One that takes some takes them as `forward`'s second argument, and does without them where it is served. They
+        are drawn from the client's own stream, anew for each client and round (as `Gate.draws`), for objectives that
+        hand them on (`Batch.lots_BL`).
+        """
+        return 0
+
     @abstractmethod
     def embed(self, x_BCHW: Tensor) -> Tensor:
         """Returns embedding_BD, the input of `head`."""

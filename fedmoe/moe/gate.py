@@ -54,12 +54,16 @@ class Gate(nn.Module, ABC):
             training and in serving.
         looks_at_batch: its weights of a sample depend on the samples beside it. Only clients with batches of equal size
             are stacked then, for rows that fill a batch up would be looked at too.
+        shift_rows: names of tensors whose rows belong to experts, where adding one vector to all rows of one of them
+            adds one number to all of a sample's scores, and such a number changes no weight: of all gates that differ
+            by such vectors one is canonical (`fedmoe.moe.canonical`). Empty: there is no such freedom.
     """
 
     reads: ClassVar[str] = "embedding"
     set_by_strategy: ClassVar[bool] = False
     falls_back: ClassVar[bool] = False
     looks_at_batch: ClassVar[bool] = False
+    shift_rows: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: GateSpec) -> None:
         super().__init__()

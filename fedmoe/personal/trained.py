@@ -103,6 +103,7 @@ def open_trained(run: Path, name: str, tell: Callable[[str], None]) -> Trained:
     set_up_torch(settings.train.threads, settings.deterministic)
     _check_same_data(folder, preparation)
     ledger, checkpoint = ledger_of(method.strategy, preparation), open_checkpoint(path)
+    preparation = preparation.at(checkpoint.round_num)
     serving, has_gate = _serving(method, preparation, folder, ledger)
     averaged = settings.evaluate.ema > 0
     own = method.strategy.gate if isinstance(method.strategy, ExpertStrategy) else ""

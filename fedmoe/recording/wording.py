@@ -18,24 +18,31 @@ __all__ = [
 ]
 
 TITLES = {
+    "canonical": "Canonical gates",
     "fedadam": "FedAdam",
     "fedavg": "FedAvg",
     "fedavg finetuned": "FedAvg + fine-tuning",
     "fedavg own": "FedAvg with tensors of their own",
     "fedavgm": "FedAvgM",
     "fedem": "FedEM",
+    "logistic em": "EM (logistic)",
     "advmoe": "AdvMoE",
     "fedjets": "FedJETs",
     "fedjets adam": "FedJETs with Adam",
     "fedjets avgm": "FedJETs with momentum",
     "fedjets found": "FedJETs, anchors found",
     "fedmix": "FedMix",
+    "lasso": "L1 penalty",
     "fedprints": "FedPrints",
     "fedprox": "FedProx",
     "fedrep": "FedRep",
     "fedsgd": "FedSGD",
+    "free agent": "Free agents",
     "ifca": "IFCA",
+    "prefetch": "Experts sent ahead",
     "scaffold": "SCAFFOLD",
+    "self tuning": "Self-tuning",
+    "taskmoe": "TaskMoE",
 }
 
 VARIANTS = {

@@ -39,7 +39,9 @@ def kind_of(job: ClientJob) -> str:
     """Returns the key of the job's kind: objective, number of experts, gate, what is trained and kept."""
     kept = f"private: {job.private}, memory: {job.memory}, shared: {job.shared}"
     given = {name: len(values) for name, values in job.given.items()}
-    shape = f"{len(job.experts)} experts, gate: {job.gate}, given: {given}"
+    parts = f"gate: {job.gate}, head: {job.head >= 0}, given: {given}, shrink: {job.shrink}, {job.shrink_gate}"
+    shape = f"{len(job.experts)} experts, {parts}"
+    kept += f", instead: {sorted(job.instead.items())}" if job.instead else ""
     return f"{job.objective!r}, turns: {job.turns!r}, trains: {job.trains}, {shape}, {kept}"
 
 
@@ -49,15 +51,15 @@ def examine(place: Workplace, job: ClientJob, state: ServerState) -> JobKind:
     samples = load_stack(place, [job], len(state.experts), 1, 1)
     rows = torch.arange(PROBE, device=place.device) % samples.counts[0]
     inputs = samples.samples.inputs(rows)
-    own = (samples.samples.y, samples.samples.gate_input, samples.samples.common)
-    y, gate, common = (part[rows][None] for part in own)
+    own = (samples.samples.y, samples.samples.gate_input, samples.samples.common, samples.samples.lots)
+    y, gate, common, lots = (part[rows][None] for part in own)
     x = inputs[None]
     stack = RunningStack(place, buffers, [job], state, 1)
-    exact = StepBatch(x, y, gate, common, None)
+    exact = StepBatch(x, y, gate, common, lots, None)
     # Rows that differ from all samples, so that they show even where a client has one sample alone.
     counted = (torch.arange(2 * PROBE, device=place.device) < PROBE).float()[None]
     x, gate, common = (torch.cat([part, -part], 1) for part in (x, gate, common))
-    filled = StepBatch(x, torch.cat([y, y], 1), gate, common, counted)
+    filled = StepBatch(x, torch.cat([y, y], 1), gate, common, torch.cat([lots, lots], 1), counted)
     one, kept = memory_of(lambda: gradient(stack, filled))
     copies = 4 * 6 * sum(t.numel() for room in buffers.stacks.values() for t in room.tensors.values())
     passes = kept * place.settings.batch_size // (2 * PROBE)

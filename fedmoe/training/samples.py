@@ -98,6 +98,7 @@ class ClientSamples:
         mean: per-channel mean for `inputs`, shape (channels, 1, 1).
         std: likewise.
         common: the common expert's class logits (N, C) where a gate falls back to it; else C is 0.
+        lots: numbers that each sample comes with for the experts (N, L), where they take any (`Expert.draws`).
     """
 
     images: Tensor
@@ -106,10 +107,12 @@ class ClientSamples:
     mean: Tensor
     std: Tensor
     common: Tensor = field(default_factory=lambda: torch.empty(0))
+    lots: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
-        if not self.common.numel():
-            object.__setattr__(self, "common", torch.empty(len(self.y), 0, device=self.y.device))
+        for name in ("common", "lots"):
+            if not getattr(self, name).numel():
+                object.__setattr__(self, name, torch.empty(len(self.y), 0, device=self.y.device))
 
     @classmethod
     def joined(cls, clients: "Sequence[ClientSamples]") -> "ClientSamples":

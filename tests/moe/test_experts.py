@@ -15,6 +15,7 @@ from fedmoe.moe.vectors import load_vector, tensors_of, to_vector, vector_size
 from fedmoe.references import known_names
 
 EXPERTS: dict[str, tuple[int, int, int]] = {
+    "best_response": (2, 3, 4),
     "channel_group": (2, 8, 8),
     "cnn": (1, 8, 8),
     "expanded": (2, 3, 4),
