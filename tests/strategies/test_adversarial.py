@@ -66,7 +66,10 @@ def test_plain_training_is_fedjets_with_that_router_bit_for_bit(tmp_path: Path) 
         tmp_path / "a", settings=small_config(**CNN, strategy__name="advmoe", strategy__advmoe__training="plain")
     )
     theirs = run_small(tmp_path / "b", settings=small_config(**CNN, gate__name="conv_router"), home=tmp_path / "a/home")
-    told = [[{key: value for key, value in line.items() if key != "strategy"} for line in rounds_of(run)] for run in (ours, theirs)]
+    told = [
+        [{key: value for key, value in line.items() if key != "strategy"} for line in rounds_of(run)]
+        for run in (ours, theirs)
+    ]
     assert told[0] == told[1]
     one, two = newest_state(ours), newest_state(theirs)
     assert one.gate is not None
