@@ -16,11 +16,12 @@ from benchmarks.theory.federated import evaluation_of, federated_run, summary_of
 __all__ = ["EXPERIMENT", "ROWS", "settings_of"]
 
 EPS = 0.1  # of a pixel's range
-FASHION_SEEDS = 3  # the seeds below it are run on Fashion-MNIST too
+FASHION_SEEDS = (1, 2, 3)  # run on Fashion-MNIST too; it was looked at with others
 ROUNDS = {"digits": 60, "Fashion-MNIST": 40}
 WEIGHTS = {"strategy.advmoe.beta": 3.0, "strategy.advmoe.routing": 3.0, "strategy.advmoe.warm": 20}
 TRAINING: Mapping[str, Mapping[str, Any]] = {
     "plain": {"strategy.advmoe.training": "plain"},
+    "joint, output alone": {"strategy.advmoe.training": "joint", **WEIGHTS, "strategy.advmoe.routing": 0.0},
     "joint": {"strategy.advmoe.training": "joint", **WEIGHTS},
     "joint, twice the epochs": {"strategy.advmoe.training": "joint", "train.epochs": 2, **WEIGHTS},
     "alternating": {"strategy.advmoe.training": "alternating", **WEIGHTS},
@@ -48,20 +49,21 @@ ALL: Mapping[str, Any] = {
     "evaluate.attack-eps": EPS,
 }
 ROWS = tuple(
-    f"{data}: {training}" for data in DATA for training in TRAINING if data == "digits" or "epochs" not in training
+    f"{data}: {training}" for data in DATA for training in TRAINING if data == "digits" or "," not in training
 )
 
 
 def settings_of(row: str, seed: int) -> dict[str, Any]:
     """Returns what a row sets over the quickstart's own settings."""
     data, training = row.split(": ")
-    return {**ALL, **DATA[data], **TRAINING[training], "seed": seed}
+    milder = {} if data == "digits" else {"strategy.advmoe.beta": 1.0, "strategy.advmoe.routing": 1.0}
+    return {**ALL, **DATA[data], **TRAINING[training], **milder, "seed": seed}
 
 
 def measure(row: str, seed: int, small: bool) -> Figures:
     """Returns accuracy of unseen clients, clean and attacked, and the share of samples routed anew, percent."""
     data = row.split(": ")[0]
-    if data != "digits" and seed >= FASHION_SEEDS:
+    if data != "digits" and seed not in FASHION_SEEDS:
         return {}
     less = {"evaluate.samples": 20} if small else {}
     with federated_run(settings_of(row, seed) | less, 3 if small else ROUNDS[data]) as run:
@@ -94,7 +96,7 @@ def draw(results: Results, figure: Figure) -> None:
                 means["robust"],
                 xerr=deviation["zero_shot"],
                 yerr=deviation["robust"],
-                fmt="os^D"[place],
+                fmt="oPs^D"[place],
                 label=training,
                 color=f"C{place}",
             )
