@@ -19,7 +19,7 @@ from fedmoe.evaluation.chunks import chunks
 from fedmoe.evaluation.outputs import gate_logits
 from fedmoe.evaluation.priors import voted_prior
 from fedmoe.evaluation.ranking import client_scores, loss_scores, mixture_shares
-from fedmoe.evaluation.received import Counts, received_counts
+from fedmoe.evaluation.received import received_by_clients
 from fedmoe.evaluation.served import cold_order, lots_of, seen_ids, served_ids, ties_of
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult, serve_clients
@@ -148,8 +148,9 @@ class Node:
         kept: dict[str, NDArray[Any]] = {}
         trainer = self.trainer(TrainerChoice.from_json(order["trainer"]))
         jobs_of_all = self._jobs(order)
-        told = self._told_with_training(order, arrays, jobs_of_all, state)
-        failures += told.pop("failures")
+        ranked = self.rank(order, arrays) if order.get("clients") else {"rankings": {}, "failures": []}
+        received, unable = received_by_clients(self.place, jobs_of_all, state, self.scratch)
+        failures += [*ranked["failures"], *map(asdict, unable)]
         failed, sent = {own["client_id"] for own in failures if own["stage"] == "train"}, set[int]()
         for number, jobs in enumerate(in_turn(jobs_of_all)):
             present = [job for job in jobs if job.client_id not in failed]
@@ -169,35 +170,11 @@ class Node:
                 else:
                     sums.add(outcome)  # one client at a time: memory does not grow with the cohort
         rows = [row for row in rows if row["client_id"] not in failed - sent]
+        told = {"rankings": ranked["rankings"], "received": received}
         report = {"rows": rows, "failures": failures, **told}
         if order["merges"] == "updates":
             return report, kept
         return report | {"weights": sums.weights}, sums.arrays
-
-    def _told_with_training(
-        self,
-        order: Mapping[str, Any],
-        arrays: Mapping[str, NDArray[Any]],
-        jobs: Sequence[ClientJob],
-        state: ServerState,
-    ) -> dict[str, Any]:
-        """Returns what a training report tells beside the training: rankings, and how good the received experts are."""
-        ranked = self.rank(order, arrays) if order.get("clients") else {"rankings": {}, "failures": []}
-        reporting: dict[int, list[ClientJob]] = {}
-        for job in jobs:
-            reporting.setdefault(job.client_id, []).extend([job] if job.reports else [])
-
-        def counts(clients: Sequence[int]) -> list[Counts]:
-            found = [received_counts(self.place, job, state, self.scratch) for job in reporting[clients[0]]]
-            return [{name: own for counted in found for name, own in counted.items()}]
-
-        wanted = [[client] for client, own in reporting.items() if own]
-        done, failures = attempt("train", jobs[0].round_num if jobs else 0, wanted, counts)
-        return {
-            "rankings": ranked["rankings"],
-            "received": {str(client): own for client, own in done.items()},
-            "failures": [*ranked["failures"], *map(asdict, failures)],
-        }
 
     def _jobs(self, order: Mapping[str, Any]) -> list[ClientJob]:
         """Returns the order's jobs, and looks from now on where its clients keep what they keep."""
