@@ -109,6 +109,13 @@ class ClientJob:
             sees, likewise.
         given: this client's own numbers for its objective.
         pooled: clients whose samples are put together for this job; empty: the client's own alone.
+        shrink: lambda of an L1 penalty on its experts, at least 0: after every step of the optimiser each weight that
+            it trains moves towards 0 by its learning rate times lambda and stops there (the proximal step). Weights
+            are tensors of two axes or more; biases and scales of norms are left alone. What is sent is then counted as
+            sparse.
+        shrink_gate: the same of the gate.
+        canonical: whether the gate is sent in its canonical form (`fedmoe.moe.canonical`), the same function.
+        head: which of the server's heads (`fedmoe.federation.heads`) it gets in the gate's place, a row; -1: the gate.
         instead: expert id -> name of a vector among the server's extras (`shadow/expert/3`) that stands in for the
             expert: the work starts from it, and what comes out of it is sent under its name. Such a job sends nothing
             else of its experts and gate.
@@ -130,10 +137,14 @@ class ClientJob:
     shared: tuple[str, ...] = ()
     given: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     pooled: tuple[int, ...] = ()
+    head: int = -1
     instead: Mapping[int, str] = field(default_factory=dict)
     reports: bool = False
     turns: tuple[Turn, ...] = ()
     question: Question | None = None
+    shrink: float = 0.0
+    shrink_gate: float = 0.0
+    canonical: bool = False
 
     def __post_init__(self) -> None:
         check_trains(self.trains)
@@ -154,6 +165,8 @@ class ClientJob:
             raise ValueError(f"a job's private must be of {', '.join(PARTS)}, got '{min(wrong)}'")
         if self.weighting not in ("uniform", "examples"):
             raise ValueError(f"a job's weighting must be 'uniform' or 'examples', got '{self.weighting}'")
+        if min(self.shrink, self.shrink_gate) < 0:
+            raise ValueError(f"a job's shrink must be at least 0, got {self.shrink} and {self.shrink_gate}")
         if strangers := set(self.instead) - set(self.experts):
             raise ValueError(f"a job's instead must be for its experts {self.experts}, got expert {min(strangers)}")
 
@@ -170,6 +183,11 @@ class ClientJob:
     def size(self, shards: Shards) -> int:
         """Returns how much work it is: samples times experts."""
         return sum(len(shards[client]) for client in self.pooled or (self.client_id,)) * len(self.experts)
+
+    @property
+    def makes_zeros(self) -> bool:
+        """Returns whether what it sends has zeros, which then do not travel."""
+        return max(self.shrink, self.shrink_gate) > 0
 
     @property
     def steps(self) -> tuple[Turn, ...]:
@@ -224,6 +242,10 @@ class ClientUpdate:
         own: dict[str, NDArray[np.float32]] = {} if self.gate is None else {"gate": self.gate}
         own |= {f"expert/{expert_id}": vector for expert_id, vector in self.experts.items()}
         return own | dict(self.changes)
+
+    def nonzeros(self) -> dict[str, int]:
+        """Returns how many values of each vector that is sent are not 0."""
+        return {name: int(np.count_nonzero(vector)) for name, vector in self.vectors().items()}
 
 
 @dataclass(frozen=True, kw_only=True)

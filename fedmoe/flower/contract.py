@@ -12,7 +12,7 @@ from fedmoe.federation.merging import merge_sums
 from fedmoe.federation.sampling import matched_count, sample_clients
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.federation import Federation
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.settings import Settings
 
 __all__ = ["Contract"]
@@ -45,7 +45,7 @@ class Contract:
         gate: the gate's name; empty: as the settings' `gate.name` says.
         ranks_by: what clients rank experts by: `"gate"`, `"loss"` (IFCA), `"likelihood"` (their shares of the experts,
             as FedEM's), `"fingerprint"` or `"embedding"` (their scores are the numbers of their `ClientPrint`, of the
-            one or the other), or `"none"`.
+            one or the other), `"mean"` (their scores are the mean of their embeddings), or `"none"`.
         merges: what comes back: `"sums"` over a node's clients, or every client's `"updates"` (median, clustering).
         init: where the pool starts: `"random"`, `"common"`, or `""`: as the settings' `experts.init` says.
         federation: what it is bound to, from `bind` on.
@@ -134,6 +134,13 @@ class Contract:
     def serving(self) -> Serving:
         """Returns how an unseen client is served. By default: by the whole pool."""
         return Serving(top_k=self.num_experts)
+
+    def head_of(self, client_id: int) -> int:
+        """Returns which of the server's heads (`fedmoe.federation.heads`) is the client's own when it is tested.
+
+        By default -1: none is known to be. Then it is the nearest one, where the state has heads, and the gate if not.
+        """
+        return -1
 
     def ranking_indices(self) -> int:
         """Returns how many expert indices a client sends in answer to the ranking query, for the ledger."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from fedmoe.data.population import Population
 from fedmoe.federation.ledger import Ledger
 from fedmoe.federation.state import ServerState
-from fedmoe.moe.vectors import Vector
+from fedmoe.moe.vectors import Part, Vector
 from fedmoe.settings import Settings
 from fedmoe.training.speed import TrainerChoice
 
@@ -46,6 +46,7 @@ class Federation:
         held: unseen client -> the experts that it held in the last evaluation before `first_round`.
         trainer: what a resumed run's clients were trained by; `None`: it is chosen in the first round.
         states: absolute folder of what clients keep between rounds; empty: nothing may be kept.
+        layout: `"expert"` and, where there is one, `"gate"`: of which tensors such a vector consists.
         newborn: where a new expert starts, and the incumbent in its place -> the expert (`newborn_expert`).
         drifted: the same from round `clients.drift-round` on: another plan, other labels; `None`: nothing drifts.
     """
@@ -60,6 +61,7 @@ class Federation:
     held: Mapping[int, Sequence[int]] = field(default_factory=dict)
     trainer: TrainerChoice | None = None
     states: str = ""
+    layout: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     newborn: Callable[[str, Vector], Vector] = no_expert
     drifted: "Federation | None" = None
 

@@ -31,7 +31,8 @@ from fedmoe.moe.construction import (
     stands_on_common,
 )
 from fedmoe.moe.expert import ExpertSpec
-from fedmoe.moe.vectors import Vector, to_vector
+from fedmoe.moe.gate import Gate
+from fedmoe.moe.vectors import Part, Vector, parts_of, to_vector
 from fedmoe.references import known_names, load_plugin, short_name
 from fedmoe.seeding import derive_seed
 from fedmoe.settings import Settings
@@ -125,10 +126,19 @@ class Preparation:
 
     def initial_gate(self, num_experts: int, gate: str = "") -> Vector:
         """Returns the gate before round 1; `gate` names it, empty: as the settings say."""
+        return to_vector(self._gate(num_experts, gate))
+
+    def layout(self, num_experts: int, has_gate: bool, gate: str = "") -> dict[str, tuple[Part, ...]]:
+        """Returns of which tensors the vector of an expert (`"expert"`) and of the gate (`"gate"`) consist."""
+        expert = build_expert(self.settings.experts.model, self.spec, 0)
+        of_gate = {"gate": parts_of(self._gate(num_experts, gate))} if has_gate else {}
+        return {"expert": parts_of(expert), **of_gate}
+
+    def _gate(self, num_experts: int, gate: str) -> Gate:
         name = gate or self.settings.gate.name
         width = self.store.gate_width(gate_class(name).reads, num_experts)
-        spec = gate_spec(self.settings, name, width, num_experts)
-        return to_vector(build_gate(name, spec, derive_seed(self.settings.seed, "gate")))
+        spec = gate_spec(self.settings, name, width, num_experts, self.store.in_shape)
+        return build_gate(name, spec, derive_seed(self.settings.seed, "gate"))
 
 
 def can_start_from(backbone: str, model: str) -> bool:
@@ -203,6 +213,11 @@ def _check_reads(settings: Settings) -> None:
             f"experts.model='{model}' stands on a common expert with a backbone of fedmoe's, got common-expert.source="
             f"'{common.source}'; hint: common-expert.source='public'"
         )
+    if settings.evaluate.attack_eps and (reads != "image" or common.source.startswith("torchvision:")):
+        raise SettingsError(
+            "evaluate.attack-eps needs experts that read images, and a common expert with a backbone of fedmoe's, got "
+            f"experts.model='{model}' and common-expert.source='{common.source}'; hint: experts.model='cnn'"
+        )
     if reads == "embedding" and settings.train.augmentation != "none":
         raise SettingsError(
             f"train.augmentation must be 'none' when experts.model='{model}', got '{settings.train.augmentation}': it "
@@ -239,7 +254,7 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
     reads = expert_reads(settings.experts.model)
     store = SampleStore.of(data.dataset, population, table, torch.device("cpu"), reads)
     base = common.expert if stands_on_common(settings.experts.model) else None
-    if base is not None:
+    if base is not None or settings.evaluate.attack_eps:
         keep_weights(common)
     preparation = Preparation(
         settings=settings,

@@ -80,6 +80,7 @@ def _start(
         trainer=start.trainer,
         states=str(states),
         newborn=partial(newborn_expert, preparation),
+        layout=preparation.layout(strategy.pool_size(settings), strategy.has_gate, strategy.gate),
     )
     if (later := preparation.drifted) is not None:
         own = replace(federation, population=later.population, plan=later.plan(strategy.gate))
@@ -103,7 +104,7 @@ def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
             answers = kind.falls_back
     settings = preparation.settings
     below = answers or stands_on_common(settings.experts.model)
-    needed = below or settings.evaluate.common_vote or reads & {"embedding", "fingerprint"}
+    needed = below or settings.evaluate.common_vote or reads & {"embedding", "fingerprint", "mean"}
     common = vector_size(preparation.common.expert) if needed else 0
     if "fingerprint" in reads:
         common += preparation.store.fingerprints.explained_CD.size

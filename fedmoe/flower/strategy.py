@@ -13,18 +13,12 @@ from fedmoe.errors import RoundError
 from fedmoe.evaluation.gathering import held_sets
 from fedmoe.federation.job import ClientFailure, ClientJob
 from fedmoe.federation.ledger import RoundBytes
+from fedmoe.federation.sparse import nonzeros_of
 from fedmoe.federation.state import ServerState, moving_average
 from fedmoe.flower.contract import Contract
 from fedmoe.flower.federation import Federation
-from fedmoe.flower.orders import (
-    evaluate_orders,
-    gather_evaluation,
-    gather_rankings,
-    gather_training,
-    measure_order,
-    rank_orders,
-    train_orders,
-)
+from fedmoe.flower.orders import evaluate_orders, measure_order, rank_orders, train_orders
+from fedmoe.flower.replies import gather_evaluation, gather_rankings, gather_training
 from fedmoe.flower.roster import Roster, call_roster, exchange
 from fedmoe.flower.wire import decode, record_of, state_of
 from fedmoe.moe.vectors import Vector
@@ -95,6 +89,7 @@ class ExpertStrategy(Contract, Strategy):
         exact = self.federation.settings.deterministic
         gathered = gather_training(server_round, replies, cohorts, self.merges, exact)
         self._rows = gathered.rows
+        self._nonzeros = nonzeros_of(self._jobs, self._state, gathered.rows)
         # A strategy may ask clients that are not in the round: nobody misses their work.
         unranked = {f.client_id for f in self._failures if f.stage == "rank"} & set(self._clients)
         wanted = len(self._assignment) + len(unranked)
@@ -125,7 +120,13 @@ class ExpertStrategy(Contract, Strategy):
         if self._roster is None:
             self._roster = call_roster(grid)
         orders = evaluate_orders(
-            self.federation.at(server_round), self._roster, server_round, state_of(arrays), self.serving(), last
+            self.federation.at(server_round),
+            self._roster,
+            server_round,
+            state_of(arrays),
+            self.serving(),
+            last,
+            self.head_of,
         )
         self._evaluation_cohorts = {node_id: cohort for node_id, (cohort, _) in orders.items()}
         for node_id, (_, content) in orders.items():
@@ -243,7 +244,8 @@ class ExpertStrategy(Contract, Strategy):
     def sent(self, jobs: Sequence[ClientJob]) -> RoundBytes:
         """Returns the bytes of the round at hand, with these jobs handed out."""
         answered = self.rankings.keys() & set(self._asked)
-        return self.federation.ledger.round(jobs, self._asked, answered, self.ranking_indices(), self._by)
+        numbers = self.ranking_indices()
+        return self.federation.ledger.round(jobs, self._asked, answered, numbers, self._by, self._nonzeros)
 
     def replace_average(self, expert_id: int, vector: Vector) -> None:
         """Puts another expert into the pool's moving average, where there is one: of two it would be neither."""

@@ -13,7 +13,7 @@ from fedmoe.federation.assignment import Assignment, Rankings
 from fedmoe.federation.job import ClientJob
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.federation import Federation
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.settings import Settings
 
@@ -129,6 +129,10 @@ class Wrapper(ExpertStrategy):
     def serving(self) -> Serving:
         """Returns how an unseen client is served."""
         return self.inner.serving()
+
+    def head_of(self, client_id: int) -> int:
+        """Returns which of the server's heads is the client's own."""
+        return self.inner.head_of(client_id)
 
     def ranking_indices(self) -> int:
         """Returns how many numbers a client sends in answer to the ranking query."""

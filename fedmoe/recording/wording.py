@@ -18,6 +18,7 @@ __all__ = [
 ]
 
 TITLES = {
+    "canonical": "Canonical gates",
     "fedadam": "FedAdam",
     "fedavg": "FedAvg",
     "fedavg finetuned": "FedAvg + fine-tuning",
@@ -25,11 +26,13 @@ TITLES = {
     "fedavgm": "FedAvgM",
     "fedem": "FedEM",
     "logistic em": "EM (logistic)",
+    "advmoe": "AdvMoE",
     "fedjets": "FedJETs",
     "fedjets adam": "FedJETs with Adam",
     "fedjets avgm": "FedJETs with momentum",
     "fedjets found": "FedJETs, anchors found",
     "fedmix": "FedMix",
+    "lasso": "L1 penalty",
     "fedprints": "FedPrints",
     "fedprox": "FedProx",
     "fedrep": "FedRep",
@@ -38,6 +41,8 @@ TITLES = {
     "ifca": "IFCA",
     "prefetch": "Experts sent ahead",
     "scaffold": "SCAFFOLD",
+    "self tuning": "Self-tuning",
+    "taskmoe": "TaskMoE",
 }
 
 VARIANTS = {

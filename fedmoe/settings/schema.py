@@ -182,6 +182,14 @@ class EvaluateSettings:
         low=0,
         below=1,
     )
+    attack_eps: float = setting(
+        0.0,
+        "unseen clients are also tested under attack: how far a pixel may move, as a share of its range; 0: not",
+        low=0,
+        high=1,
+    )
+    attack_step: float = setting(0.0, "how far it moves in a step, likewise; 0: a quarter of that", low=0, high=1)
+    attack_steps: int = setting(10, "steps of the attack (PGD)", low=1)
     baselines: str = setting("", "strategies trained beside it on the same data, as 'fedavg,fedprox'")
 
     @property

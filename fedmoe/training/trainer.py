@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from fedmoe.data.population import Population
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.state import ServerState
+from fedmoe.moe.canonical import canonical
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.seeding import derive_seed, torch_stream
@@ -72,6 +74,16 @@ class Workplace:
         draws = self.gate_for(num_experts).draws if job.gate else 0
         return Lots(derive_seed(self.seed, "gate", "round", job.round_num, "client", job.client_id), num_experts, draws)
 
+    @cached_property
+    def expert_draws(self) -> int:
+        """How many numbers each sample comes with for the experts (`Expert.draws`)."""
+        return self.make_expert().draws
+
+    def expert_lots(self, job: ClientJob) -> Tensor:
+        """Returns what falls by lot for the experts, for each sample of this client in this round, on the device."""
+        seed = derive_seed(self.seed, "expert", "round", job.round_num, "client", job.client_id)
+        return Lots(seed, 0, self.expert_draws).numbers(len(self.samples_of(job))).to(self.device)
+
     def epochs(self, job: ClientJob) -> int:
         """Returns the client's passes over its samples."""
         return job.epochs or self.settings.epochs
@@ -107,7 +119,9 @@ class Workplace:
             metrics: what it saw.
         """
         count = len(self.samples_of(job))
-        outcome = Outcome({}, {})
+        outcome, sent, gate = Outcome({}, {}), trained[-1], modules[1]
+        if job.canonical and gate is not None:
+            sent = canonical(gate, sent)
         if job.private or job.memory or job.shared:
             steps = num_steps(count, self.epochs(job), self.settings.batch_size)
             outcome = kept_after(job, load_terms(job.objective), start, trained, *modules, self.settings, steps)
@@ -115,7 +129,7 @@ class Workplace:
             client_id=job.client_id,
             num_examples=count,
             weight=count if job.weighting == "examples" else 1,
-            gate=trained[-1] if job.gate and job.sends and not job.instead else None,
+            gate=sent if job.gate and job.sends and not job.instead else None,
             experts=dict(zip(job.experts, trained, strict=False)) if job.sends and not job.instead else {},
             metrics=metrics,
             changes=dict(outcome.changes) | stood_in(job, trained) if job.sends else {},
