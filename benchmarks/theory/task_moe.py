@@ -26,7 +26,7 @@ from fedmoe.seeding import derive_seed, torch_stream
 __all__ = ["EXPERIMENT", "ROWS", "MultiTask", "TaskData", "parameters_of", "tasks_of"]
 
 RULE, PLACE, CLASSES, EXPERTS = 12, 4, 5, 4  # values of z and of c, labels, M
-STEPS, BATCH, LEARNING_RATE = 1500, 32, 1e-2
+STEPS, BATCH, LEARNING_RATE = 3000, 32, 1e-2
 RULES = (0, 0, 1, 1, 2)  # of tasks 0 to 4: R, R, S, S, T
 PLACES = (0, 1, 1, 2, 3)
 OLD = (0, 1, 2, 3)
