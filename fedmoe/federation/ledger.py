@@ -7,11 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fedmoe.federation.job import ClientJob
+from fedmoe.federation.sparse import NonZeros
 
 __all__ = ["FLOAT_BYTES", "INDEX_BYTES", "Ledger", "RoundBytes", "fedjets_bytes"]
 
 FLOAT_BYTES = 4
 INDEX_BYTES = 4  # one expert index in a client's answer to the ranking query: eps in seeds' formula
+REPORT_BYTES = 12  # of one expert in a job that reports: samples, how many were right, and by the mixture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,11 @@ class RoundBytes:
     down: int
     up: int
     by_expert: tuple[int, ...]
+
+    def __add__(self, other: "RoundBytes") -> "RoundBytes":
+        """Returns both together."""
+        by_expert = tuple(one + two for one, two in zip(self.by_expert, other.by_expert, strict=True))
+        return RoundBytes(down=self.down + other.down, up=self.up + other.up, by_expert=by_expert)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +56,11 @@ class Ledger:
         """Returns the bytes of giving every client the common expert, once."""
         return num_clients * self.common_size * FLOAT_BYTES
 
+    def copies(self, counts: Sequence[int]) -> RoundBytes:
+        """Returns the bytes of sending so many copies of each expert down."""
+        by_expert = tuple(count * self.expert_size * FLOAT_BYTES for count in counts)
+        return RoundBytes(down=sum(by_expert), up=0, by_expert=by_expert)
+
     def round(
         self,
         jobs: Sequence[ClientJob],
@@ -56,6 +68,7 @@ class Ledger:
         ranked: Collection[int],
         indices: int,
         ranks_by: str = "gate",
+        nonzeros: NonZeros | None = None,
     ) -> RoundBytes:
         """Returns the bytes of one round; that private parts start from what the server gave once is left out.
 
@@ -66,28 +79,39 @@ class Ledger:
             indices: expert indices in one answer to the ranking query.
             ranks_by: `"gate"`: the gate sent for the ranking is the one that is trained, and counts once; `"loss"` or
                 `"likelihood"`: the whole pool goes down for it, and what the client trains of it need not come again.
+            nonzeros: of the weights that travel without their zeros; what is shared beside them is dense. `None`: all
+                travels dense.
         """
-        gate = self.gate_size * FLOAT_BYTES
-        expert = self.expert_size * FLOAT_BYTES
+        sizes = {"gate": self.gate_size} | {f"expert/{i}": self.expert_size for i in range(self.num_experts)}
+        dense = {name: size * FLOAT_BYTES for name, size in sizes.items()}
+        weights = dense if nonzeros is None else {name: nonzeros.down(name, size) for name, size in sizes.items()}
         down, up = 0, len(ranked) * indices * INDEX_BYTES
         # client, expert (-1: the gate), name of what is shared ("": the weights): what two jobs need comes once
         received: set[tuple[int, int, str]] = set()
         by_expert = [0] * self.num_experts
         if ranks_by in ("loss", "likelihood"):
-            down += len(asked) * self.num_experts * expert
-            by_expert = [len(asked) * expert] * self.num_experts
+            by_expert = [len(asked) * weights[f"expert/{i}"] for i in range(self.num_experts)]
+            down += sum(by_expert)
             received = {(client, expert_id, "") for client in asked for expert_id in range(self.num_experts)}
         elif ranks_by == "gate":
-            down += len(set(asked) - {job.client_id for job in jobs}) * gate
+            down += len(set(asked) - {job.client_id for job in jobs}) * weights["gate"]
         for job in jobs:
-            for part, size in [*((i, expert) for i in job.experts), *([(-1, gate)] if job.gate else [])]:
+            up += job.question.size * FLOAT_BYTES if job.question else 0
+            for part in [*job.experts, *([-1] if job.gate else [])]:
+                own = f"expert/{part}" if part >= 0 else "gate"
+                size = dense[own]
                 needed = {(job.client_id, part, name) for name in job.shared}
-                needed |= {(job.client_id, part, "")} if job.receives(gate=part < 0) else set()
-                out, back = size * len(needed - received), size * (1 + len(job.shared)) if job.sends else 0
+                stands_in = job.instead.get(part, "")
+                needed |= {(job.client_id, part, stands_in)} if job.receives(gate=part < 0) else set()
+                out = sum(size if name else weights[own] for _, _, name in needed - received)
+                back = size if nonzeros is None or stands_in else nonzeros.up(job.client_id, own, sizes[own])
+                sends = job.sends and not job.question and (not job.instead or part in job.instead)
+                back = back + size * len(job.shared) if sends else 0
                 received |= needed
                 down, up = down + out, up + back
                 if part >= 0:
                     by_expert[part] += out + back
+            up += REPORT_BYTES * len(job.experts) if job.reports else 0
         return RoundBytes(down=down, up=up, by_expert=tuple(by_expert))
 
 

@@ -24,6 +24,22 @@ class ServerState:
     experts: tuple[NDArray[np.float32], ...]
     extras: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
 
+    def with_instead(self, instead: Mapping[int, str]) -> "ServerState":
+        """Returns the state in which vectors of the extras stand in for experts.
+
+        Args:
+            instead: expert id -> its name among the extras; nothing: the state as it is.
+
+        Raises:
+            KeyError: there is no such vector.
+        """
+        if not instead:
+            return self
+        experts = list(self.experts)
+        for expert_id, name in instead.items():
+            experts[expert_id] = np.asarray(self.extras[name], dtype=np.float32)
+        return replace(self, experts=tuple(experts))
+
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Returns the state as named arrays: `gate`, `expert/0`, ..., `extra/NAME`."""
         arrays: dict[str, NDArray[np.generic]] = {} if self.gate is None else {"gate": self.gate}

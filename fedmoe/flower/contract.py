@@ -92,6 +92,14 @@ class Contract:
         """Returns those of a round's clients that are asked to rank the experts: by default all, if anything ranks."""
         return clients if self.query() != "none" else ()
 
+    def ranked_meanwhile(self, round_num: int, clients: Sequence[int]) -> Sequence[int]:
+        """Returns clients that rank while the round trains, by what it starts from: by default none.
+
+        They need not be of the round; nobody waits for them. Their answers come with the training's
+        (`Replies.rankings`).
+        """
+        return ()
+
     def query(self) -> str:
         """Returns what clients rank by in the round at hand, where it is not the same in all: by default `ranks_by`."""
         return self.ranks_by

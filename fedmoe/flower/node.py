@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from fedmoe.evaluation.chunks import chunks
 from fedmoe.evaluation.outputs import gate_logits
 from fedmoe.evaluation.priors import voted_prior
 from fedmoe.evaluation.ranking import client_scores, loss_scores, mixture_shares
+from fedmoe.evaluation.received import Counts, received_counts
+from fedmoe.evaluation.robust import Ground, under_attack
 from fedmoe.evaluation.served import cold_order, lots_of, mean_embedding, seen_ids, served_ids, ties_of
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult, serve_clients
@@ -38,6 +41,7 @@ from fedmoe.training.common_expert import expert_spec, open_weights
 from fedmoe.training.fine_tuning import fine_tuned
 from fedmoe.training.samples import Lots, SampleStore
 from fedmoe.training.speed import TrainerChoice, make_trainer
+from fedmoe.training.statistic import answers
 from fedmoe.training.trainer import LocalTrainer, Workplace
 
 __all__ = ["Node"]
@@ -72,6 +76,9 @@ class Node:
         if stands_on_common(settings.experts.model):
             base = open_weights(settings, shape, classes, str(plan["common"]))
         self.spec = expert_spec(settings, shape, classes, common=base)
+        self.common = None  # which an attack goes through
+        if settings.evaluate.attack_eps:
+            self.common = open_weights(settings, shape, classes, str(plan["common"])).to(device)
         self.gate_name = str(plan["gate"])
         self.gate_reads = gate_class(self.gate_name).reads
         self.gates: dict[int, Gate] = {}  # by the size of the pool
@@ -147,9 +154,16 @@ class Node:
         sums, rows, failures = Sums(self.settings.deterministic), [], []
         kept: dict[str, NDArray[Any]] = {}
         trainer = self.trainer(TrainerChoice.from_json(order["trainer"]))
-        failed, sent = set[int](), set[int]()
-        for number, jobs in enumerate(in_turn(self._jobs(order))):
-            for outcome in trainer.train([job for job in jobs if job.client_id not in failed], state):
+        jobs_of_all = self._jobs(order)
+        told = self._told_with_training(order, arrays, jobs_of_all, state)
+        failures += told.pop("failures")
+        failed, sent = {own["client_id"] for own in failures if own["stage"] == "train"}, set[int]()
+        counted = dict[int, dict[str, int]]()
+        for number, jobs in enumerate(in_turn(jobs_of_all)):
+            sparse = {job.client_id for job in jobs if job.makes_zeros}
+            present = [job for job in jobs if job.client_id not in failed]
+            asked = answers(self.place, [job for job in present if job.question], state)
+            for outcome in chain(asked, trainer.train([job for job in present if not job.question], state)):
                 if isinstance(outcome, ClientFailure):
                     failures.append(asdict(outcome))
                     failed.add(outcome.client_id)
@@ -157,6 +171,8 @@ class Node:
                 if number == 0:
                     rows.append(row_of(outcome))
                 sent |= {outcome.client_id} if outcome.vectors() else set()
+                if outcome.client_id in sparse:
+                    counted.setdefault(outcome.client_id, {}).update(outcome.nonzeros())
                 if outcome.kept:
                     self._present_states(outcome.client_id).keep(outcome.client_id, outcome.kept)
                 if order["merges"] == "updates":
@@ -164,15 +180,41 @@ class Node:
                 else:
                     sums.add(outcome)  # one client at a time: memory does not grow with the cohort
         rows = [row for row in rows if row["client_id"] not in failed - sent]
-        report = {"rows": rows, "failures": failures}
+        rows = [row | ({"nonzeros": counted[own]} if (own := row["client_id"]) in counted else {}) for row in rows]
+        report = {"rows": rows, "failures": failures, **told}
         if order["merges"] == "updates":
             return report, kept
         return report | {"weights": sums.weights}, sums.arrays
 
+    def _told_with_training(
+        self,
+        order: Mapping[str, Any],
+        arrays: Mapping[str, NDArray[Any]],
+        jobs: Sequence[ClientJob],
+        state: ServerState,
+    ) -> dict[str, Any]:
+        """Returns what a training report tells beside the training: rankings, and how good the received experts are."""
+        ranked = self.rank(order, arrays) if order.get("clients") else {"rankings": {}, "failures": []}
+        reporting: dict[int, list[ClientJob]] = {}
+        for job in jobs:
+            reporting.setdefault(job.client_id, []).extend([job] if job.reports else [])
+
+        def counts(clients: Sequence[int]) -> list[Counts]:
+            found = [received_counts(self.place, job, state, self.scratch) for job in reporting[clients[0]]]
+            return [{name: own for counted in found for name, own in counted.items()}]
+
+        wanted = [[client] for client, own in reporting.items() if own]
+        done, failures = attempt("train", jobs[0].round_num if jobs else 0, wanted, counts)
+        return {
+            "rankings": ranked["rankings"],
+            "received": {str(client): own for client, own in done.items()},
+            "failures": [*ranked["failures"], *map(asdict, failures)],
+        }
+
     def _jobs(self, order: Mapping[str, Any]) -> list[ClientJob]:
         """Returns the order's jobs, and looks from now on where its clients keep what they keep."""
         jobs = [job_from_json(job) for job in order["jobs"]]
-        self.states = self._states_of(order, jobs[0].round_num)
+        self.states = self._states_of(order, jobs[0].round_num) if jobs else None
         return jobs
 
     def _states_of(self, order: Mapping[str, Any], round_num: int) -> RoundStates | None:
@@ -276,7 +318,11 @@ class Node:
         prior_C = voted_prior(train_prior_C, self.population, serving.common_vote)
         asked = serving.common_vote or (gate is not None and gate.falls_back)
         common = [self.store.common_logits(own).cpu() for own in ids] if asked else ()
-        return serve_clients(gate, load, num_experts, samples, serving, prior_C, ties, orders, common)
+        results = serve_clients(gate, load, num_experts, samples, serving, prior_C, ties, orders, common)
+        if not self.settings.evaluate.attack_eps or clients[0] < self.population.num_training:
+            return results
+        ground = Ground(store=self.store, common=self.common, seed=seed, asked=self.settings.evaluate)
+        return under_attack(ground, clients, results, samples, gate, load, num_experts, serving)
 
     def together(self, clients: Sequence[int], num_experts: int) -> list[Sequence[int]]:
         """Returns the clients in chunks that are ranked or served at once, as many as memory shall hold."""
@@ -291,7 +337,7 @@ class Node:
         """Returns the resident gate for a pool of this size."""
         if num_experts not in self.gates:
             width = self.store.gate_width(self.gate_reads, num_experts)
-            spec = gate_spec(self.settings, self.gate_name, width, num_experts)
+            spec = gate_spec(self.settings, self.gate_name, width, num_experts, self.store.in_shape)
             self.gates[num_experts] = build_gate(self.gate_name, spec, 0).to(self.device)
         return self.gates[num_experts]
 

@@ -42,12 +42,15 @@ class Expert(nn.Module, ABC):
         reads: what it is given: `"image"`, or `"embedding"`, the frozen common expert's (`in_shape` is D, 1, 1).
         on_common: it is built on the frozen common expert's weights (`ExpertSpec.common`), which every client has, and
             holds as its own what differs.
+        shared: patterns of the names of tensors that all experts have in common, for strategies that keep them alike
+            (`"stem.*"`); mostly none.
         embedding_dim: D.
         head: the last, linear layer: embedding -> class logits.
     """
 
     reads: ClassVar[str] = "image"
     on_common: ClassVar[bool] = False
+    shared: ClassVar[tuple[str, ...]] = ()
     embedding_dim: int
     head: nn.Linear
 

@@ -27,12 +27,15 @@ class GateSpec:
         num_experts: M.
         hidden: units of its hidden layer, where it has one.
         arguments: the gate's own settings (`gate.NAME.argument`): keyword arguments of its class.
+        in_shape: channels, height, width of what the experts read, for a gate that reads images; `None`: one pixel of
+            D channels.
     """
 
     in_features: int
     num_experts: int
     hidden: int
     arguments: Mapping[str, object] = field(default_factory=dict)
+    in_shape: tuple[int, int, int] | None = None
 
 
 class Gate(nn.Module, ABC):
@@ -44,18 +47,23 @@ class Gate(nn.Module, ABC):
     Attributes:
         reads: what `scores` is given: `"embedding"` (the common expert's, float), `"group"` (one-hot of the sample's
             true label group or domain, which only a control may see), `"fingerprint"` (what of the embedding the
-            common expert's belief in the labels does not explain), or `"lot"` (a number by lot for each expert).
+            common expert's belief in the labels does not explain), `"image"` (what the experts read, normalised, in one
+            row: D = channels x height x width), or `"lot"` (a number by lot for each expert).
         set_by_strategy: its weights are no training's, but come from the strategy that brings it (`Contract.gate`).
         falls_back: its weights may sum to less than 1, and what is left is the weight of the frozen common expert, in
             training and in serving.
         looks_at_batch: its weights of a sample depend on the samples beside it. Only clients with batches of equal size
             are stacked then, for rows that fill a batch up would be looked at too.
+        shift_rows: names of tensors whose rows belong to experts, where adding one vector to all rows of one of them
+            adds one number to all of a sample's scores, and such a number changes no weight: of all gates that differ
+            by such vectors one is canonical (`fedmoe.moe.canonical`). Empty: there is no such freedom.
     """
 
     reads: ClassVar[str] = "embedding"
     set_by_strategy: ClassVar[bool] = False
     falls_back: ClassVar[bool] = False
     looks_at_batch: ClassVar[bool] = False
+    shift_rows: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: GateSpec) -> None:
         super().__init__()

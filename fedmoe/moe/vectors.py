@@ -35,6 +35,11 @@ class Part:
         """Returns the number of its values."""
         return prod(self.shape)
 
+    @property
+    def is_weight(self) -> bool:
+        """Returns whether it is trained and has two axes or more: no bias, no scale of a norm."""
+        return self.trained and len(self.shape) > 1
+
 
 def parts_of(module: nn.Module) -> tuple[Part, ...]:
     """Returns the parts of the module's vector, in order.

@@ -18,7 +18,7 @@ from fedmoe.moe.vectors import Part, Vector, parts_of
 from fedmoe.settings import TrainSettings
 from fedmoe.training.objective import Objective
 
-__all__ = ["Outcome", "Remembering", "Start", "is_trained", "kept_after", "moves", "reach", "start_of"]
+__all__ = ["HEAD", "Outcome", "Remembering", "Start", "is_trained", "kept_after", "moves", "reach", "start_of"]
 
 HEAD = "head."  # of the names of an expert's last layer
 

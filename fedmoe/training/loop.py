@@ -69,7 +69,7 @@ class LoopTrainer:
 
     def train_client(self, job: ClientJob, state: ServerState) -> ClientUpdate:
         """Returns what the client gives back after its local epochs."""
-        started = time.perf_counter()
+        started, state = time.perf_counter(), state.with_instead(job.instead)
         experts, gate = self._modules(job, len(state.experts))
         begun = self.place.start_of(job, state, experts[0], gate)
         _load(begun, experts, gate)
@@ -120,6 +120,7 @@ class LoopTrainer:
             memory={name: shaped(vectors) for name, vectors in begun.memory.items()},
             shared={name: shaped(vectors) for name, vectors in begun.shared.items()},
             given={name: torch.tensor(values, device=device) for name, values in job.given.items()},
+            span=self.place.store.span,
         )
 
     def _epochs(
@@ -135,7 +136,8 @@ class LoopTrainer:
         of_experts = len(model.trained) - of_gate
         each = of_experts // len(experts)
         by_expert = [model.trained[first : first + each] for first in range(0, of_experts, max(1, each))]
-        optimiser = make_optimiser(self.place.settings, by_expert, model.trained[of_experts:])
+        penalties = (job.shrink, job.shrink_gate)
+        optimiser = make_optimiser(self.place.settings, by_expert, model.trained[of_experts:], shrink=penalties)
         moving = [_moving(turn, experts, gate, job) if job.turns else [True] * len(model.trained) for turn in job.steps]
         turns = [(load_objective(turn.objective), turn.part, own) for turn, own in zip(job.steps, moving, strict=True)]
         validates_N = self.place.validation_of(job) if job.splits else None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fedmoe.federation.job import Term
 from fedmoe.references import load_plugin
+from fedmoe.training.attack import Span
 
 __all__ = ["Batch", "GateCopy", "LocalModel", "Objective", "load_objective", "load_terms"]
 
@@ -41,6 +42,18 @@ class Batch:
     common_BC: Tensor = field(default_factory=lambda: torch.empty(0))
     lots_BL: Tensor = field(default_factory=lambda: torch.empty(0))
 
+    def gate_input(self, x_BCHW: Tensor, reads: str) -> Tensor:
+        """Returns what the gate reads where the inputs are these: an image it sees, of others it has its own.
+
+        Args:
+            x_BCHW: as the batch's, but for what was done to them.
+            reads: `Gate.reads`.
+        """
+        if reads != "image":
+            return self.gate_BD
+        flat_BD = x_BCHW.flatten(1)
+        return torch.cat([flat_BD, self.gate_BD[:, flat_BD.shape[1] :]], dim=1)  # lots stand behind it
+
     def mean(self, loss_B: Tensor) -> Tensor:
         """Returns the mean of a figure a sample, rows that only fill the batch up left out.
 
@@ -54,6 +67,11 @@ class Batch:
 
 class GateCopy(Protocol):
     """A client's gate: the module itself, or its stacked copies."""
+
+    @property
+    def reads(self) -> str:
+        """Returns `Gate.reads`."""
+        ...
 
     @property
     def falls_back(self) -> bool:
@@ -85,6 +103,7 @@ class LocalModel:
         memory: name -> what the client has kept for its objective (`ClientJob.memory`), shaped like `trained`.
         shared: name -> the server's vectors for it (`ClientJob.shared`), likewise.
         given: name -> the client's own numbers (`ClientJob.given`), one axis.
+        span: what the inputs' pixels may be, for attacks; `None`: they are no images.
     """
 
     experts: Callable[..., Tensor]
@@ -97,6 +116,7 @@ class LocalModel:
     memory: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
     shared: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
     given: Mapping[str, Tensor] = field(default_factory=dict)
+    span: Span | None = None
 
     def logits_KBC(self, x_BCHW: Tensor, lots_BL: Tensor | None = None) -> Tensor:
         """Returns the class logits of the held experts, adjusted by the client's label prior where that is on.

@@ -16,6 +16,7 @@ def make_optimiser(
     gate: Sequence[Tensor],
     fused: Callable[[Tensor], bool] = lambda tensor: False,
     copies: int = 0,
+    shrink: tuple[float, float] = (0.0, 0.0),
 ) -> torch.optim.Optimizer:
     """Returns the optimiser that the settings describe.
 
@@ -28,7 +29,9 @@ def make_optimiser(
         experts: the trainable tensors of each expert; stacked experts are one here.
         gate: the gate's; no weight decay for them.
         fused: says which tensors are stepped in one pass over memory; their gradients must be contiguous.
-        copies: how many axes in front of the experts' tensors count copies; 2 (client, expert) where they are stacked.
+        copies: how many axes in front of the tensors count copies; 2 (client, expert) where they are stacked.
+        shrink: lambdas of the L1 penalty on the experts' and the gate's weights, whose proximal step follows every step
+            (`soft_threshold`).
     """
     if not any(experts) and not gate:
         raise ValueError("a job must train something; hint: ClientJob.trains")
@@ -45,13 +48,40 @@ def make_optimiser(
         for in_one_pass in (False, True)
         if (params := [tensor for tensor in tensors if fused(tensor) == in_one_pass])
     ]
+    optimiser: torch.optim.Optimizer
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups)
-    sgd = torch.optim.SGD(groups, lr=settings.learning_rate)
+        optimiser = torch.optim.AdamW(groups)
+    else:
+        optimiser = torch.optim.SGD(groups, lr=settings.learning_rate)
     if settings.optimiser == "normalised":
         for own in experts:
-            sgd.register_step_pre_hook(lambda *_, own=own: normalise(own, copies))
-    return sgd
+            optimiser.register_step_pre_hook(lambda *_, own=own: normalise(own, copies))
+    penalties = (
+        (of_experts, settings.learning_rate * shrink[0]),
+        (list(gate), settings.gate_learning_rate * shrink[1]),
+    )
+    for tensors, by in penalties:
+        if by > 0:
+            optimiser.register_step_post_hook(lambda *_, tensors=tensors, by=by: soft_threshold(tensors, by, copies))
+    return optimiser
+
+
+@torch.no_grad()
+def soft_threshold(tensors: Sequence[Tensor], by: float, copies: int = 0) -> None:
+    """Moves weights by so much towards 0, in place; those that are nearer become 0.
+
+    With `by` = rate x lambda that is the proximal step of lambda times the sum of absolute weights (Parikh and Boyd,
+    Proximal Algorithms, section 6.5.2). Weights are tensors of two axes or more, copies not counted: no bias, no scale
+    of a norm. One without a gradient has not been stepped, and stays as it is.
+
+    Args:
+        tensors: of one expert or gate, or of stacked copies.
+        by: how far, above 0.
+        copies: how many axes in front count copies.
+    """
+    for tensor in tensors:
+        if tensor.dim() >= copies + 2 and tensor.grad is not None:
+            tensor.copy_(torch.nn.functional.softshrink(tensor, by))
 
 
 @torch.no_grad()

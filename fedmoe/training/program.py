@@ -12,6 +12,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
+from fedmoe.training.attack import Span
 from fedmoe.training.objective import Batch, LocalModel, Objective
 
 __all__ = ["GIVEN", "Memory", "Program"]
@@ -36,6 +37,7 @@ class Program:
         expert_pool: the experts as received, by name, one row each.
         gate_pool: the gate as received, by name, one row.
         shared: the server's vectors that the objective sees: of the experts and the gate, rows as in the pools.
+        span: what the inputs' pixels may be.
     """
 
     objective: Objective
@@ -45,6 +47,7 @@ class Program:
     expert_pool: Mapping[str, Tensor]
     gate_pool: Mapping[str, Tensor]
     shared: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] = field(default_factory=dict)
+    span: Span | None = None
     methods: "_Methods | None" = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,6 +102,7 @@ class Program:
             },
             shared={name: _rows(*pools, experts[0], gate[0], rows_K, None) for name, pools in self.shared.items()},
             given={name.removeprefix(GIVEN): value for name, value in own.items() if name.startswith(GIVEN)},
+            span=self.span,
         )
         batch = Batch(own["x"], own["y"], own["gate"], own.get("weight"), own["common"], own["lots"])
         return self.objective(model, batch)
@@ -154,7 +158,7 @@ class _GateCopy:
 
     def __init__(self, methods: _Methods, tensors: Tensors) -> None:
         self.method = methods
-        self.falls_back = methods.gate.falls_back
+        self.reads, self.falls_back = methods.gate.reads, methods.gate.falls_back
         self.tensors = {f"gate.{name}": value for name, value in tensors.items()}
 
     def scores(self, input_BD: Tensor) -> Tensor:

@@ -109,6 +109,7 @@ class RunningStack:
         compiled: bool = False,
     ) -> None:
         self.compiled = compiled
+        state = state.with_instead(jobs[0].instead)  # all of a kind have the same
         filled = [*jobs, *([jobs[-1]] * (width - len(jobs)))]
         self.job = jobs[0]
         held = sorted({expert_id for job in jobs for expert_id in job.experts})
@@ -127,6 +128,7 @@ class RunningStack:
             expert_pool=pool_of(buffers.expert, [state.experts[i] for i in held], device),
             gate_pool={} if gate is None else pool_of(gate, given_gates(state, heads), device),
             shared=shared_pools(jobs, self.starts, held, buffers.expert, gate, device),
+            span=place.store.span,
         )
         others = (load_objective(turn.objective) for turn in self.turns[1:])
         self.programs = [self.program, *(replace(self.program, objective=objective) for objective in others)]
@@ -167,7 +169,8 @@ class RunningStack:
         self.trained = self.experts.trained(rows, self.names)
         self.gate_trained = {} if self.gates is None else self.gates.trained(rows, self.gate_names)
         experts, gate = list(self.trained.values()), list(self.gate_trained.values())
-        optimiser = make_optimiser(self.place.settings, [experts], gate, in_one_pass, copies=2)
+        shrink = (self.job.shrink, self.job.shrink_gate)
+        optimiser = make_optimiser(self.place.settings, [experts], gate, in_one_pass, copies=2, shrink=shrink)
         if self.optimiser is not None:
             carry_over(self.optimiser, optimiser, rows)
         self.optimiser = optimiser

@@ -13,6 +13,7 @@ from torch import Tensor
 from fedmoe.data.population import Population
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.state import ServerState
+from fedmoe.moe.canonical import canonical
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.seeding import derive_seed, torch_stream
@@ -118,7 +119,9 @@ class Workplace:
             metrics: what it saw.
         """
         count = len(self.samples_of(job))
-        outcome = Outcome({}, {})
+        outcome, sent, gate = Outcome({}, {}), trained[-1], modules[1]
+        if job.canonical and gate is not None:
+            sent = canonical(gate, sent)
         if job.private or job.memory or job.shared:
             steps = num_steps(count, self.epochs(job), self.settings.batch_size)
             outcome = kept_after(job, load_terms(job.objective), start, trained, *modules, self.settings, steps)
@@ -126,10 +129,10 @@ class Workplace:
             client_id=job.client_id,
             num_examples=count,
             weight=count if job.weighting == "examples" else 1,
-            gate=trained[-1] if job.gate and job.sends else None,
-            experts=dict(zip(job.experts, trained, strict=False)) if job.sends else {},
+            gate=sent if job.gate and job.sends and not job.instead else None,
+            experts=dict(zip(job.experts, trained, strict=False)) if job.sends and not job.instead else {},
             metrics=metrics,
-            changes=outcome.changes if job.sends else {},
+            changes=dict(outcome.changes) | stood_in(job, trained) if job.sends else {},
             kept=outcome.kept,
         )
 
@@ -146,3 +149,9 @@ class Workplace:
             return None
         prior_C: NDArray[np.float64] = self.population.label_prior(ids)
         return torch.from_numpy(np.log(np.maximum(prior_C, 1e-8))).float().to(self.device)
+
+
+def stood_in(job: ClientJob, trained: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Returns what came out of the vectors that stood in for experts, by the name that it is sent under."""
+    found = dict(zip(job.experts, trained, strict=False))
+    return {f"extra/{name}": found[expert_id] for expert_id, name in job.instead.items()}

@@ -16,8 +16,7 @@ from torch.nn.functional import cross_entropy
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Term, Turn
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.preparation import prepare_run
-from fedmoe.moe.construction import build_expert, build_gate, gate_class
-from fedmoe.moe.gate import GateSpec
+from fedmoe.moe.construction import build_expert, build_gate, gate_class, gate_spec
 from fedmoe.references import known_names
 from fedmoe.training import stacked
 from fedmoe.training.job_kind import examine
@@ -45,6 +44,8 @@ class Row:
 MIXTURE = Term("mixture")
 TERM = "tests.training.test_trainers:Weighted"
 LOW_RANK = {"experts.model": "low_rank", "common-expert.model": "mlp", "experts.low_rank.rank": 2}
+ROUTER = {"gate.name": "conv_router", "gate.conv_router.channels": 3}
+ATTACK = {"eps": 0.1, "step": 0.06, "steps": 2}
 HEADS = {"experts.model": "head", "common-expert.model": "mlp"}
 BEST = {"experts.model": "best_response", "common-expert.model": "mlp"}
 ROWS: dict[str, Row] = {
@@ -109,6 +110,17 @@ ROWS: dict[str, Row] = {
     "mixture and importance": Row((MIXTURE, Term("importance", {"weight": 0.1})), held=3),
     "mixture and load": Row((MIXTURE, Term("load", {"weight": 0.1})), held=3),
     "mixture and switch": Row((MIXTURE, Term("switch", {"weight": 0.1})), held=3),
+    "mixture and TRADES": Row((MIXTURE, Term("trades", ATTACK)), settings=ROUTER),
+    "mixture and TRADES of the routing too": Row(
+        (MIXTURE, Term("trades", {**ATTACK, "routing": 2.0, "output": "logit"})), held=3, settings=ROUTER
+    ),
+    "anchor and TRADES, CNN": Row(
+        (Term("anchor"), Term("trades", {**ATTACK, "routing": 2.0})),
+        held=1,
+        settings=ROUTER | {"experts.model": "cnn", "experts.width": 2, "clients.samples": 20},
+    ),
+    "dense and TRADES": Row((Term("dense"), Term("trades", ATTACK)), held=1, gate=False),
+    "TRADES with a gate on embeddings": Row((MIXTURE, Term("trades", ATTACK))),
     "the client's own numbers": Row((Term(TERM),), gate=False),
     "likelihood in the client's shares": Row((Term("likelihood"),), gate=False),
     "likelihood and control": Row(
@@ -116,6 +128,23 @@ ROWS: dict[str, Row] = {
         gate=False,
         job={"memory": ("control",), "shared": ("control",), "pooled": (0, 3)},
     ),
+    "L1 on gate and experts": Row((MIXTURE,), settings={"train.epochs": 2}, job={"shrink": 0.05, "shrink_gate": 0.02}),
+    "L1 on heads, AdamW": Row(
+        (MIXTURE,), settings={"train.optimiser": "adamw"}, job={"shrink": 0.2, "trains": ("head",)}
+    ),
+    "L1, experts and gate in turn": Row(
+        (),
+        job={
+            "shrink": 0.05,
+            "shrink_gate": 0.1,
+            "turns": (
+                Turn(objective=(MIXTURE,), trains=("body", "head")),
+                Turn(objective=(MIXTURE,), trains=("gate",)),
+            ),
+        },
+    ),
+    "canonical gate": Row((MIXTURE,), settings={"train.optimiser": "adamw"}, job={"canonical": True}),
+    "L1 on a CNN": Row((MIXTURE,), settings={"experts.model": "cnn", "experts.width": 2}, job={"shrink": 0.05}),
     "CNN": Row((MIXTURE,), settings={"experts.model": "cnn", "experts.width": 2}),
     "NiNformer": Row((MIXTURE,), settings={"experts.model": "ninformer", "experts.width": 4, "clients.samples": 20}),
     "ReLA": Row((MIXTURE,), settings={"experts.model": "rela", "experts.width": 8, "clients.samples": 20}),
@@ -203,11 +232,8 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             seed=seed, **{k.replace(".", "__").replace("-", "_"): v for k, v in row.settings.items()}
         )
         preparation = prepare_run(settings, torch.device("cpu"), lambda text: None)
-        gate = GateSpec(
-            in_features=preparation.store.gate_width(gate_class(settings.gate.name).reads, settings.experts.num),
-            num_experts=settings.experts.num,
-            hidden=settings.gate.hidden,
-        )
+        width = preparation.store.gate_width(gate_class(settings.gate.name).reads, settings.experts.num)
+        gate = gate_spec(settings, settings.gate.name, width, settings.experts.num, preparation.store.in_shape)
         resident = build_gate(settings.gate.name, gate, 0)
         place = Workplace(
             make_expert=lambda: build_expert(settings.experts.model, preparation.spec, 0),
@@ -281,8 +307,21 @@ def test_stacked_clients_come_out_as_in_the_loop(prepared: Callable[..., Field],
     assert sum(moved) > 6, "a client of one label may have nothing to learn, but not most of them"
 
 
+def test_both_trainers_make_the_same_exact_zeros(prepared: Callable[..., Field]) -> None:
+    field = prepared(row := ROWS["L1 on gate and experts"])
+    loop, zeros = updates_of(LoopTrainer(field.place), field.jobs(row), field.state), 0
+    for client, update in updates_of(StackedTrainer(field.place), field.jobs(row), field.state).items():
+        for part, vector in update.vectors().items():
+            apart = (vector == 0) != (loop[client].vectors()[part] == 0)
+            assert apart.sum() <= 1, "one that stands within rounding of the edge may fall to either side"
+            zeros += int((vector == 0).sum())
+    assert zeros > 100
+
+
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", ["mixture", "dense", "heads", "GroupNorm", "normalised gradients"])
+@pytest.mark.parametrize(
+    "name", ["mixture", "dense", "heads", "GroupNorm", "normalised gradients", "L1 on gate and experts"]
+)
 def test_who_else_is_in_the_stack_changes_no_bit(prepared: Callable[..., Field], name: str, threads: int) -> None:
     field = prepared(ROWS[name])
     torch.set_num_threads(threads)
@@ -468,6 +507,18 @@ def test_a_client_whose_weights_diverge_is_a_failure(prepared: Callable[..., Fie
     outcomes = list(trainer(field.place).train(field.jobs(row)[:3], field.state))
     assert all(isinstance(outcome, ClientFailure) and "NaN" in outcome.error for outcome in outcomes)
     assert len(outcomes) == 3
+
+
+@pytest.mark.parametrize("kind", [LoopTrainer, StackedTrainer])
+def test_what_does_not_move_in_a_turn_is_not_shrunk(
+    prepared: Callable[..., Field], kind: type[LoopTrainer] | type[StackedTrainer]
+) -> None:
+    turns = (Turn(objective=(MIXTURE,), trains=("gate",)),)
+    row = Row((), job={"turns": turns, "shrink": 0.1, "shrink_gate": 0.1})
+    field = prepared(row)
+    for update in updates_of(kind(field.place), field.jobs(row), field.state).values():
+        assert all(v.tobytes() == field.state.experts[i].tobytes() for i, v in update.experts.items())
+        assert (update.gate == 0).any()
 
 
 # ---- turns ---------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ class AdaptiveThresholdGate(Gate):
     """
 
     falls_back: ClassVar[bool] = True
+    shift_rows: ClassVar[tuple[str, ...]] = ("experts.weight",)
 
     def __init__(self, spec: GateSpec, *, largest: float = 1.0) -> None:
         super().__init__(spec)

@@ -1,6 +1,7 @@
 """A gate with Gumbel noise: explores in training, averages over draws in serving."""
 
 from math import log
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class GumbelGate(Gate):
         temperature: tau, above 0.
         samples: draws in serving, at least 1.
     """
+
+    shift_rows: ClassVar[tuple[str, ...]] = ("layers.2.weight", "layers.2.bias")
 
     def __init__(self, spec: GateSpec, *, temperature: float = 1.0, samples: int = 10) -> None:
         super().__init__(spec)

@@ -1,5 +1,7 @@
 """FedJETs' gate: a two-layer perceptron with a softmax over the pool."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from fedmoe.moe.gate import Gate, GateSpec
@@ -9,6 +11,8 @@ __all__ = ["MLPGate"]
 
 class MLPGate(Gate):
     """Two layers, ReLU between them (arXiv 2306.08586, section 3: W_r; its hidden width is not stated there)."""
+
+    shift_rows: ClassVar[tuple[str, ...]] = ("layers.2.weight", "layers.2.bias")
 
     def __init__(self, spec: GateSpec) -> None:
         super().__init__(spec)

@@ -28,6 +28,7 @@ class NoisyTop1Gate(Gate):
     """
 
     falls_back: ClassVar[bool] = True
+    shift_rows: ClassVar[tuple[str, ...]] = ("theta_MD",)
 
     def __init__(self, spec: GateSpec, *, noise: float = 1.0) -> None:
         super().__init__(spec)

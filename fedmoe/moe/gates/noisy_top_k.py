@@ -1,6 +1,7 @@
 """The sparsely gated layer's gate: a linear score, normal noise of a learnt size, and the best k experts."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ class NoisyTopKGate(Gate):
     Raises:
         SettingsError: k is below 1.
     """
+
+    shift_rows: ClassVar[tuple[str, ...]] = ("score_MD",)
 
     def __init__(self, spec: GateSpec, *, k: int = 2) -> None:
         super().__init__(spec)

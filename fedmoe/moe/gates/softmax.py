@@ -1,5 +1,7 @@
 """The theory's gate: linear scores of the input, or of a bounded transform of it, with a softmax over the pool."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from fedmoe.errors import SettingsError
@@ -19,6 +21,8 @@ class SoftmaxGate(Gate):
         spec: what it is built from.
         transform: t: identity, tanh, sigmoid or softsign, `x / (1 + |x|)`; element by element.
     """
+
+    shift_rows: ClassVar[tuple[str, ...]] = ("linear.weight", "linear.bias")
 
     def __init__(self, spec: GateSpec, *, transform: str = "identity") -> None:
         super().__init__(spec)

@@ -32,6 +32,7 @@ class TopKGate(Gate):
     """
 
     falls_back: ClassVar[bool] = True
+    shift_rows: ClassVar[tuple[str, ...]] = ("linear.weight", "linear.bias")
 
     def __init__(self, spec: GateSpec, *, k: int = 2, order: str = "before", bias_in_selection: bool = True) -> None:
         super().__init__(spec)
