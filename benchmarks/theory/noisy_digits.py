@@ -1,4 +1,4 @@
-"""Digits in three domains: plenty of samples a client, few, and plenty with wrong labels; all are tested on right ones."""
+"""Digits in three domains: plenty of samples a client, few, plenty with wrong labels; all are tested on right ones."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ WRONG = 0.4  # of the third domain's labels: drawn anew, evenly
 
 
 def load_noisy_digits(request: LoadRequest) -> Dataset:
-    """Returns scikit-learn's digits in the domains 0, 1 and 2; which sample is where, and which label is wrong, by lot."""
+    """Returns scikit-learn's digits in domains 0, 1 and 2; which sample is where, and which label is wrong, by lot."""
     data = load_digits(request)
     stream, size, y_N = numpy_stream(request.seed, "noisy_digits"), len(data.y_N), data.y_N.copy()
     domain_N = stream.choice(len(DOMAINS), size=size, p=SHARES)

@@ -53,7 +53,7 @@ class Ridge:
 
 
 def ridge_data(seed: int) -> Ridge:
-    """Returns `y = w.x + noise` with few training samples for its noise, so that the best lambda lies inside the grid."""
+    """Returns `y = w.x + noise`, few training samples for its noise, so that the best lambda lies inside the grid."""
     stream = torch_stream(seed, "self_tuning", "ridge")
     w_D = torch.randn(FEATURES, generator=stream) / FEATURES**0.5
 
@@ -68,7 +68,8 @@ def ridge_weights(data: Ridge, log_strength: float) -> Tensor:
     """Returns the w that is best on the training part: of `mean (y - w.x)^2 + lambda |w|^2`, in closed form."""
     x_ND, y_N = (part.double() for part in data.train)
     gram_DD = x_ND.T @ x_ND / len(y_N) + np.exp(log_strength) * torch.eye(FEATURES, dtype=torch.float64)
-    return torch.linalg.solve(gram_DD, x_ND.T @ y_N / len(y_N))
+    w_D: Tensor = torch.linalg.solve(gram_DD, x_ND.T @ y_N / len(y_N))
+    return w_D
 
 
 def error(part: tuple[Tensor, Tensor], w_D: Tensor) -> float:
@@ -100,7 +101,8 @@ def tuned(data: Ridge, row: Row, seed: int, steps: int) -> NDArray[np.float64]:
         return hyper + own if row.perturbed else hyper.expand(count, 1)
 
     def squares(part: tuple[Tensor, Tensor], hyper_NH: Tensor) -> Tensor:
-        return (part[1] - layer(part[0], hyper_NH)[:, 0]).square()
+        error_N: Tensor = part[1] - layer(part[0], hyper_NH)[:, 0]
+        return error_N.square()
 
     path = []
     for _ in range(steps):
@@ -119,7 +121,7 @@ def tuned(data: Ridge, row: Row, seed: int, steps: int) -> NDArray[np.float64]:
 
 
 def measure(row: str, seed: int, small: bool) -> Figures:
-    """Returns where log lambda came to, how far that is from the grid's best, and how much more error (percent) it makes.
+    """Returns where log lambda came to, how far from the grid's best, and how much more error (percent) it makes.
 
     Errors are those of the closed solution under each lambda, so that nothing but lambda is compared.
     """

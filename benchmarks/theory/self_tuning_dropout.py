@@ -99,7 +99,7 @@ def measure(row: str, seed: int, small: bool) -> Figures:
 
 
 def draw(results: Results, figure: Figure) -> None:
-    """Draws the rate over the steps, a line a start and a shade over seeds, and accuracy against that of fixed rates."""
+    """Draws the rate over the steps, a line a start, a shade over seeds, and accuracy against that of fixed rates."""
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for number, (row, runs) in enumerate(results.items()):
         if ROWS[row].tuned:

@@ -1,4 +1,4 @@
-"""Self-Tuning Networks (arXiv 1903.03088) federated: each client tunes its own rate of dropout on a fifth of its samples.
+"""Self-Tuning Networks (arXiv 1903.03088) federated: clients tune their rates of dropout on a fifth of their samples.
 
 Digits in three domains: plenty of samples a client, few, plenty with wrong labels. Held against rates that are the same
 for all and stay, from a grid; those train on the fifth, too.
@@ -103,13 +103,15 @@ def draw(results: Results, figure: Figure) -> None:
     left.set_xticks(range(len(DOMAINS)), list(DOMAINS))
     left.set_ylabel("rate of dropout at the end (a dot a seed)")
     left.legend(frameon=False, fontsize=8)
-    places = np.arange(len(results))[::-1]
-    for number, (name, label) in enumerate((("seen", "training clients, their own rate"), ("unseen", "unseen clients"))):
+    heights = np.arange(len(results))[::-1]
+    for number, (name, label) in enumerate(
+        (("seen", "training clients, their own rate"), ("unseen", "unseen clients"))
+    ):
         values = np.array([[run[name] for run in runs] for runs in results.values()])
         spread = values.std(axis=1, ddof=min(1, values.shape[1] - 1))
         marks = {"fmt": "oD"[number], "color": f"C{2 + number}", "markersize": 5, "label": label}
-        right.errorbar(values.mean(axis=1), places - 0.15 * number, xerr=spread, **marks)
-    right.set_yticks(places, list(results))
+        right.errorbar(values.mean(axis=1), heights - 0.15 * number, xerr=spread, **marks)
+    right.set_yticks(heights, list(results))
     right.set_xlabel("accuracy on test samples, %")
     right.grid(axis="x", alpha=0.3)
     right.legend(frameon=False, fontsize=8)

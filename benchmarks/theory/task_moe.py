@@ -167,13 +167,16 @@ def measure(row: str, seed: int, small: bool) -> Figures:
         "all": float(np.mean(by_task)),
         "conflict": float(np.mean([by_task[task] for task in CONFLICT])),
         "others": float(np.mean([by_task[task] for task in OLD if task not in CONFLICT])),
-        "cost": float(np.mean([own - accuracy(more, test[task], task) for task, own in zip(OLD, by_task, strict=True)])),
+        "cost": float(
+            np.mean([own - accuracy(more, test[task], task) for task, own in zip(OLD, by_task, strict=True)])
+        ),
         "added": accuracy(more, test[UNRELATED], UNRELATED),
     }
     if kind.mixture:
         with torch.no_grad():
             mean_TM = torch.stack([model.weights(test[task].x, task).mean(dim=0) for task in OLD])
-        cosines = {pair: float(cosine_similarity(*mean_TM[list(pair)], dim=0)) for pair in combinations(OLD, 2)}
+        pairs = combinations(OLD, 2)
+        cosines = {(a, b): float(cosine_similarity(mean_TM[a], mean_TM[b], dim=0)) for a, b in pairs}
         figures["related"] = float(np.mean([cosines[pair] for pair in RELATED]))
         figures["strangers"] = float(np.mean([cosines[pair] for pair in cosines if pair not in RELATED]))
     keys_TD = np.stack([train[task].x.mean(dim=0).numpy() for task in OLD])

@@ -87,7 +87,9 @@ def test_numbers_by_lot_leave_out_the_share_that_the_rate_says_and_keep_the_mean
     kept_BI, units_BD = seen
     assert float((kept_BI == 0).float().mean()) == pytest.approx(0.4, abs=0.02)
     assert float(kept_BI.mean()) == pytest.approx(1.0, abs=0.03)
-    torch.testing.assert_close(kept_BI[kept_BI > 0], torch.full((int((kept_BI > 0).sum()),), 1 / 0.6), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        kept_BI[kept_BI > 0], torch.full((int((kept_BI > 0).sum()),), 1 / 0.6), rtol=1e-4, atol=0
+    )
     alive_D = own.embed(x_BCHW[:1])[0] > 0.2
     assert float((units_BD[:, alive_D] == 0).float().mean()) == pytest.approx(0.4, abs=0.1)
 

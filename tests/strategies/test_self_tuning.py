@@ -78,5 +78,5 @@ def test_the_rate_makes_a_difference_and_the_same_seed_does_not(tmp_path: Path) 
 
 
 def test_experts_without_hyper_parameters_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="got experts.model='mlp'; hint: experts.model='best_response'"):
+    with pytest.raises(SettingsError, match=r"got experts\.model='mlp'; hint: experts\.model='best_response'"):
         run(tmp_path, experts__model="mlp")

@@ -1,4 +1,4 @@
-"""TaskMoE in whole small runs: whose head is trained by whom, what is averaged, who is served by which, what it costs."""
+"""TaskMoE in whole small runs: who trains whose head, what is averaged, who is served by which, what it costs."""
 
 import json
 from pathlib import Path

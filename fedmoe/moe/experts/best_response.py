@@ -70,7 +70,7 @@ class BestResponseExpert(Expert):
         """
         if lots_BL is None:
             return super().forward(x_BCHW)
-        lots = lots_BL.split([HYPER, self.inputs, self.embedding_dim], dim=1)
+        lots = torch.split(lots_BL, [HYPER, self.inputs, self.embedding_dim], dim=1)
         normal_BH = torch.special.ndtri(lots[0].clamp(1e-6, 1 - 1e-6))
         hyper_BH = self.pace * self.hyper + self.spread * normal_BH
         rate_B1 = self.rate_of(hyper_BH.detach())

@@ -56,7 +56,9 @@ def test_the_noisy_digits_are_wrong_where_they_are_said_to_be(seed: int) -> None
     changed_N = data.y_N != clean.y_N
     assert not changed_N[data.domain_N != 2].any()
     assert not changed_N[data.num_train :].any()
-    assert changed_N[: data.num_train][data.domain_N[: data.num_train] == 2].mean() == pytest.approx(0.9 * WRONG, abs=0.06)
+    assert changed_N[: data.num_train][data.domain_N[: data.num_train] == 2].mean() == pytest.approx(
+        0.9 * WRONG, abs=0.06
+    )
     sizes = np.bincount(data.domain_N[: data.num_train], minlength=len(DOMAINS))
     assert sizes[1] < sizes[0] / 3
     assert (load_noisy_digits(request).y_N == data.y_N).all()
