@@ -40,12 +40,20 @@ CLIENTS, SAMPLES, AWAY = 20, 100, 0.5  # unseen clients, samples of each, how fa
 
 @dataclass(frozen=True)
 class Row:
-    """What learns: one network or a mixture, whether it reads the task too, whether each task has its gate."""
+    """What learns: one network or a mixture, whether it reads the task too, whether each task has its gate.
+
+    With `grows` the fifth task brings an expert with it.
+    """
 
     width: int
     mixture: bool = True
     told: bool = False
     heads: bool = False
+    grows: bool = False
+
+    def experts(self, tasks: int) -> int:
+        """Returns M for so many tasks."""
+        return (EXPERTS + (self.grows and tasks > len(OLD))) if self.mixture else 1
 
 
 ROWS: Mapping[str, Row] = {
@@ -54,6 +62,7 @@ ROWS: Mapping[str, Row] = {
     "mixture, shared gate": Row(width=14),
     "mixture, shared gate, told the task": Row(width=12, told=True),
     "mixture, a gate for each task": Row(width=12, heads=True),
+    "likewise, a fifth expert with the fifth task": Row(width=12, heads=True, grows=True),
 }
 
 
@@ -104,9 +113,9 @@ class MultiTask(nn.Module):
         self.row, self.tasks = row, tasks
         features = RULE + PLACE + (tasks if row.told else 0)
         spec = ExpertSpec(in_shape=(features, 1, 1), num_classes=CLASSES, width=row.width)
-        seeds = [derive_seed(seed, "task_moe", "expert", number) for number in range(EXPERTS)]
-        self.experts = nn.ModuleList(build_expert("mlp", spec, own) for own in seeds[: EXPERTS if row.mixture else 1])
-        gate = GateSpec(in_features=features, num_experts=EXPERTS, hidden=0)
+        seeds = [derive_seed(seed, "task_moe", "expert", number) for number in range(row.experts(tasks))]
+        self.experts = nn.ModuleList(build_expert("mlp", spec, own) for own in seeds)
+        gate = GateSpec(in_features=features, num_experts=row.experts(tasks), hidden=0)
         count = (tasks if row.heads else 1) if row.mixture else 0
         self.gates = nn.ModuleList(build_gate("softmax", gate, seed) for _ in range(count))
 
