@@ -114,7 +114,7 @@ def draw(results: Results, figure: Figure) -> None:
     right.set_yticks(heights, list(results))
     right.set_xlabel("accuracy on test samples, %")
     right.grid(axis="x", alpha=0.3)
-    right.legend(frameon=False, fontsize=8)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False, fontsize=8)
 
 
 EXPERIMENT = Experiment(

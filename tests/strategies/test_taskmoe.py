@@ -9,7 +9,7 @@ import pytest
 
 from fedmoe.errors import SettingsError
 from fedmoe.federation.heads import HEADS, KEYS
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.moe.vectors import load_vector
 from fedmoe.personal import Personalizer
 from fedmoe.recording.checkpoints import load_checkpoint, newest_checkpoint
