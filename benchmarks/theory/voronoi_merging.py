@@ -122,17 +122,26 @@ def measure(row: str, seed: int, small: bool) -> Figures:
 
 
 def draw(results: Results, figure: Figure) -> None:
-    """Draws the merged density's distance from the truth, a bar for each way of merging."""
+    """Draws the merged density's distance from the truth, a line for each way of merging, a point for each seed."""
     axes = figure.subplots()
-    rows = list(results)
-    for place, row in enumerate(rows):
-        values = [run["density"] for run in results[row]]
-        colour = "0.6" if row in OTHERS else "tab:blue" if "canonical" in row else "tab:orange"
-        axes.barh(place, np.mean(values), xerr=np.std(values), color=colour, height=0.7)
-    axes.set_yticks(range(len(rows)), rows)
+    ways = [row for row in results if "canonical" not in row]
+    for form, colour, by in (("as fitted", "tab:orange", -0.15), ("canonical", "tab:blue", 0.15)):
+        told = False
+        for place, way in enumerate(ways):
+            name = way if form == "as fitted" else ", canonical, ".join(way.rsplit(", ", 1))
+            if name not in results or (way in OTHERS and form == "canonical"):
+                continue
+            values = [run["density"] for run in results[name]]
+            shade, height = ("0.4", place) if way in OTHERS else (colour, place + by)
+            label = form if way not in OTHERS and not told else None
+            told |= label is not None
+            axes.plot(values, [height] * len(values), "o", color=shade, alpha=0.5, markersize=5)
+            axes.plot(np.mean(values), height, "|", color=shade, markersize=16, markeredgewidth=2, label=label)
+    axes.set_yticks(range(len(ways)), ways)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel("Hellinger distance of the merged density from the truth (orange: as fitted, blue: canonical)")
+    axes.set_xlabel("Hellinger distance of the merged density from the truth")
+    axes.legend(title="gates are merged", frameon=False)
 
 
 EXPERIMENT = Experiment(
