@@ -41,7 +41,8 @@ def settings_of(row: str, seed: int) -> dict[str, Any]:
 def measure(row: str, seed: int, small: bool) -> Figures:
     """Returns how a run ended on clients that it never saw, percent, and how its gate dealt samples out."""
     with federated_run(settings_of(row, seed), 2 if small else ROUNDS) as run:
-        told, shares = summary_of(run), dealt(run) if gate_class(row.split(" + ")[0]).reads == "embedding" else {}
+        by_images = gate_class(row.split(" + ")[0]).reads in ("embedding", "image")
+        told, shares = summary_of(run), dealt(run) if by_images else {}
     unseen, routing = told["unseen"], told["routing"]["fedjets"]
     return {
         "zero_shot": 100 * unseen["accuracy_mean"],

@@ -25,7 +25,8 @@ def evaluation_record(
     entropy of the gate in nats; `dispatch_entropy`: entropy of `dispatch` in nats; `dead_experts`: ids of those that
     got no sample; `routing_stability`: as `held_overlap`; `specialisation`: mutual information of expert and class
     over the routed samples, nats; `expert_class_accuracy`: M x C, only where every expert was measured; `cold_start`:
-    number of samples -> method -> mean, std and worst decile, only where it was measured.
+    number of samples -> method -> mean, std and worst decile, only where it was measured; `robust`: the same of each
+    method under attack, and of `flips`, only where it was.
 
     Args:
         results: client id -> result; at least one.
@@ -59,6 +60,9 @@ def evaluation_record(
     if len(measured) == len(ordered):
         correct_MC = np.sum(measured, axis=0)
         record["expert_class_accuracy"] = _rounded(correct_MC / np.maximum(count_C, 1))
+    if ordered[0].robust:
+        names = list(ordered[0].robust)
+        record["robust"] = {name: spread([result.robust[name] for result in ordered]) for name in names}
     if ordered[0].cold:
         record["cold_start"] = cold_start_record([result.cold for result in ordered])
     return record

@@ -23,7 +23,7 @@ from fedmoe.moe.gate import Gate
 from fedmoe.moe.routing import held_softmax
 from fedmoe.training.samples import ClientSamples
 
-__all__ = ["ClientResult", "common_expert_results", "rank_experts", "rule_of", "serve_clients"]
+__all__ = ["ClientResult", "common_expert_results", "confidence", "rank_experts", "rule_of", "serve_clients"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,11 @@ class ClientResult:
         correct_MC: how many samples of class c expert m got right (with hindsight only).
         entropy: mean entropy of the gate's softmax over the pool, nats.
         scores: its score of every expert.
+        robust: accuracy under attack by each way to predict, and `flips`, where it was measured.
         cold: number of samples that it is served by at a time -> method -> accuracy.
-        seconds: that ranking and predicting took for it: those of all served together, in equal parts. Hindsight and
-            cold start are left out, and what the common expert and the disk take: embeddings and samples lie ready.
+        seconds: that ranking and predicting took for it: those of all served together, in equal parts. Hindsight,
+            cold start and attacks are left out, and what the common expert and the disk take: embeddings and samples
+            lie ready.
     """
 
     experts: tuple[int, ...]
@@ -52,6 +54,7 @@ class ClientResult:
     entropy: float = 0.0
     scores: tuple[float, ...] = field(default=())
     cold: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    robust: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 

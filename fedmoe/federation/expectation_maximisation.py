@@ -10,17 +10,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmoe.federation.logistic_mixture import LogisticMixture, MixtureSums
+from fedmoe.federation.logistic_mixture import LogisticMixture
 from fedmoe.federation.logistic_sums import Floats
 
-__all__ = ["Ascent", "climb"]
+__all__ = ["Ascent", "AscentSums", "climb"]
 
 MOST_DAMPING = 1e8  # where even so short a step loses, it is by rounding
 RIDGE = 1e-12  # of the largest information: keeps what no sample tells about where it is
+
+
+class AscentSums(Protocol):
+    """What an ascent needs of all samples at a point: `MixtureSums`, or means of them."""
+
+    @property
+    def log_likelihood(self) -> float:
+        """Returns what is to be raised, in nats."""
+        ...
+
+    @property
+    def missing_PP(self) -> Floats | None:
+        """Returns the missing information; `None`: not asked for."""
+        ...
+
+    def gradient_P(self) -> Floats:
+        """Returns the log-likelihood's gradient."""
+        ...
+
+    def complete_PP(self) -> Floats:
+        """Returns the information of EM's surrogate."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +69,7 @@ class Ascent:
     """
 
     point: LogisticMixture
-    sums: MixtureSums | None = None
+    sums: AscentSums | None = None
     damping: float = 1e-3
     bound: float = float("inf")
     gained: float = float("inf")
@@ -65,7 +88,7 @@ class Ascent:
             step_P = direction(self.sums, self.damping, moves_P)
         return self.point.moved(np.clip(here_P + step_P, -self.bound, self.bound) - here_P)
 
-    def heard(self, proposal: LogisticMixture, sums: MixtureSums) -> Ascent:
+    def heard(self, proposal: LogisticMixture, sums: AscentSums) -> Ascent:
         """Returns where the server stands once the clients' sums at its proposal are there."""
         if self.sums is None:
             return replace(self, point=proposal, sums=sums)
@@ -79,7 +102,7 @@ class Ascent:
         return self.gained < tolerance or self.damping > MOST_DAMPING
 
 
-def direction(sums: MixtureSums, damping: float, moves_P: NDArray[np.bool_]) -> Floats:
+def direction(sums: AscentSums, damping: float, moves_P: NDArray[np.bool_]) -> Floats:
     """Returns the step of the parameters that move, 0 for the others."""
     found_P = np.zeros(len(moves_P))
     gradient_Q, complete_QQ = sums.gradient_P()[moves_P], sums.complete_PP()[np.ix_(moves_P, moves_P)]
@@ -99,7 +122,7 @@ def direction(sums: MixtureSums, damping: float, moves_P: NDArray[np.bool_]) -> 
 
 def climb(
     start: LogisticMixture,
-    ask: Callable[[LogisticMixture], MixtureSums],
+    ask: Callable[[LogisticMixture], AscentSums],
     *,
     bound: float = float("inf"),
     max_rounds: int = 500,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PARTS", "ClientFailure", "ClientJob", "ClientUpdate", "Term", "Turn", "in_turn"]
+__all__ = ["PARTS", "ClientFailure", "ClientJob", "ClientUpdate", "Question", "Term", "Turn", "in_turn"]
 
 PARTS = ("body", "head", "gate")
 """What a client's copies consist of: each expert but for its last layer, its last layer, the gate."""
@@ -28,6 +28,21 @@ class Term:
     """One term of an objective: a file of `fedmoe/training/objectives/` by name (or a reference), with arguments."""
 
     name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Numbers that a client computes of its samples: a file of `fedmoe/training/statistics/` by name (or a reference).
+
+    Attributes:
+        name: which.
+        size: how many numbers.
+        arguments: of the statistic.
+    """
+
+    name: str
+    size: int
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -83,6 +98,8 @@ class ClientJob:
             pass moves.
         turns: where it has several losses that move parts of their own: each batch is stepped on once in each turn, in
             their order. Then `objective` is empty and `trains` not given.
+        question: what the client answers in place of training: numbers of its samples at the parameters that it
+            received. Averaged over clients they come back as `extra/statistic`; nothing else is sent, or kept.
         private: which of `PARTS`, or single tensors of its experts by a pattern of their names (`"*.range"`), are the
             client's own: the work starts from what the client has kept of them (the first time from what it received),
             and it keeps what comes out.
@@ -98,6 +115,12 @@ class ClientJob:
             sparse.
         shrink_gate: the same of the gate.
         canonical: whether the gate is sent in its canonical form (`fedmoe.moe.canonical`), the same function.
+        head: which of the server's heads (`fedmoe.federation.heads`) it gets in the gate's place, a row; -1: the gate.
+        instead: expert id -> name of a vector among the server's extras (`shadow/expert/3`) that stands in for the
+            expert: the work starts from it, and what comes out of it is sent under its name. Such a job sends nothing
+            else of its experts and gate.
+        reports: whether the client tells, before it trains, how often each of the experts that it received is right on
+            the samples that fall to it (`Replies.received`).
     """
 
     client_id: int
@@ -114,13 +137,22 @@ class ClientJob:
     shared: tuple[str, ...] = ()
     given: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     pooled: tuple[int, ...] = ()
+    head: int = -1
+    instead: Mapping[int, str] = field(default_factory=dict)
+    reports: bool = False
     turns: tuple[Turn, ...] = ()
+    question: Question | None = None
     shrink: float = 0.0
     shrink_gate: float = 0.0
     canonical: bool = False
 
     def __post_init__(self) -> None:
         check_trains(self.trains)
+        if self.question and (self.objective or self.turns or self.private or self.memory or self.shared):
+            raise ValueError(
+                "a job with a question trains nothing, so it has no objective and keeps nothing, got "
+                f"{self.objective}, {self.turns}, {self.private}, {self.memory}, {self.shared}"
+            )
         if self.turns and (self.objective or self.trains != PARTS or self.memory or self.shared):
             raise ValueError(
                 "a job with turns has its objective and what it trains in them, and no memory or shared vectors; got "
@@ -135,6 +167,8 @@ class ClientJob:
             raise ValueError(f"a job's weighting must be 'uniform' or 'examples', got '{self.weighting}'")
         if min(self.shrink, self.shrink_gate) < 0:
             raise ValueError(f"a job's shrink must be at least 0, got {self.shrink} and {self.shrink_gate}")
+        if strangers := set(self.instead) - set(self.experts):
+            raise ValueError(f"a job's instead must be for its experts {self.experts}, got expert {min(strangers)}")
 
     def samples(self, shards: Shards) -> NDArray[np.int64]:
         """Returns the ids of the samples that it trains on.
@@ -169,6 +203,10 @@ class ClientJob:
     def remembers(self) -> bool:
         """Returns whether the client keeps anything from round to round."""
         return bool(self.private or self.memory)
+
+    def source_of(self, expert_id: int) -> str:
+        """Returns the name of the server's vector that the job's copy of an expert starts from, and goes back to."""
+        return self.instead.get(expert_id, f"expert/{expert_id}")
 
     def receives(self, *, gate: bool) -> bool:
         """Returns whether any value of the experts, or of the gate, comes from the server."""

@@ -13,6 +13,7 @@ __all__ = ["FLOAT_BYTES", "INDEX_BYTES", "Ledger", "RoundBytes", "fedjets_bytes"
 
 FLOAT_BYTES = 4
 INDEX_BYTES = 4  # one expert index in a client's answer to the ranking query: eps in seeds' formula
+REPORT_BYTES = 12  # of one expert in a job that reports: samples, how many were right, and by the mixture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,11 @@ class RoundBytes:
     down: int
     up: int
     by_expert: tuple[int, ...]
+
+    def __add__(self, other: "RoundBytes") -> "RoundBytes":
+        """Returns both together."""
+        by_expert = tuple(one + two for one, two in zip(self.by_expert, other.by_expert, strict=True))
+        return RoundBytes(down=self.down + other.down, up=self.up + other.up, by_expert=by_expert)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,11 @@ class Ledger:
     def once(self, num_clients: int) -> int:
         """Returns the bytes of giving every client the common expert, once."""
         return num_clients * self.common_size * FLOAT_BYTES
+
+    def copies(self, counts: Sequence[int]) -> RoundBytes:
+        """Returns the bytes of sending so many copies of each expert down."""
+        by_expert = tuple(count * self.expert_size * FLOAT_BYTES for count in counts)
+        return RoundBytes(down=sum(by_expert), up=0, by_expert=by_expert)
 
     def round(
         self,
@@ -85,18 +96,22 @@ class Ledger:
         elif ranks_by == "gate":
             down += len(set(asked) - {job.client_id for job in jobs}) * weights["gate"]
         for job in jobs:
+            up += job.question.size * FLOAT_BYTES if job.question else 0
             for part in [*job.experts, *([-1] if job.gate else [])]:
                 own = f"expert/{part}" if part >= 0 else "gate"
                 size = dense[own]
                 needed = {(job.client_id, part, name) for name in job.shared}
-                needed |= {(job.client_id, part, "")} if job.receives(gate=part < 0) else set()
+                stands_in = job.instead.get(part, "")
+                needed |= {(job.client_id, part, stands_in)} if job.receives(gate=part < 0) else set()
                 out = sum(size if name else weights[own] for _, _, name in needed - received)
-                back = size if nonzeros is None else nonzeros.up(job.client_id, own, sizes[own])
-                back = back + size * len(job.shared) if job.sends else 0
+                back = size if nonzeros is None or stands_in else nonzeros.up(job.client_id, own, sizes[own])
+                sends = job.sends and not job.question and (not job.instead or part in job.instead)
+                back = back + size * len(job.shared) if sends else 0
                 received |= needed
                 down, up = down + out, up + back
                 if part >= 0:
                     by_expert[part] += out + back
+            up += REPORT_BYTES * len(job.experts) if job.reports else 0
         return RoundBytes(down=down, up=up, by_expert=tuple(by_expert))
 
 

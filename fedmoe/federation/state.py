@@ -24,6 +24,22 @@ class ServerState:
     experts: tuple[NDArray[np.float32], ...]
     extras: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
 
+    def with_instead(self, instead: Mapping[int, str]) -> "ServerState":
+        """Returns the state in which vectors of the extras stand in for experts.
+
+        Args:
+            instead: expert id -> its name among the extras; nothing: the state as it is.
+
+        Raises:
+            KeyError: there is no such vector.
+        """
+        if not instead:
+            return self
+        experts = list(self.experts)
+        for expert_id, name in instead.items():
+            experts[expert_id] = np.asarray(self.extras[name], dtype=np.float32)
+        return replace(self, experts=tuple(experts))
+
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Returns the state as named arrays: `gate`, `expert/0`, ..., `extra/NAME`."""
         arrays: dict[str, NDArray[np.generic]] = {} if self.gate is None else {"gate": self.gate}
@@ -47,11 +63,16 @@ class ServerState:
 
 
 def moving_average(average: ServerState, latest: ServerState, decay: float) -> ServerState:
-    """Returns `decay * average + (1 - decay) * latest` for the gate and every expert; extras are the latest ones."""
+    """Returns `decay * average + (1 - decay) * latest` for the gate, heads and experts; other extras are the latest."""
 
     def blend(old: NDArray[np.float32], new: NDArray[np.float32]) -> NDArray[np.float32]:
         return (decay * old.astype(np.float64) + (1 - decay) * new.astype(np.float64)).astype(np.float32)
 
     gate = None if average.gate is None or latest.gate is None else blend(average.gate, latest.gate)
     experts = tuple(blend(old, new) for old, new in zip(average.experts, latest.experts, strict=True))
-    return replace(latest, gate=gate, experts=experts)
+    heads = {
+        name: blend(average.extras[name], value)  # type: ignore[arg-type]
+        for name, value in latest.extras.items()
+        if name == "heads" and name in average.extras
+    }
+    return replace(latest, gate=gate, experts=experts, extras={**latest.extras, **heads})

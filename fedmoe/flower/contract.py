@@ -45,7 +45,7 @@ class Contract:
         gate: the gate's name; empty: as the settings' `gate.name` says.
         ranks_by: what clients rank experts by: `"gate"`, `"loss"` (IFCA), `"likelihood"` (their shares of the experts,
             as FedEM's), `"fingerprint"` or `"embedding"` (their scores are the numbers of their `ClientPrint`, of the
-            one or the other), or `"none"`.
+            one or the other), `"mean"` (their scores are the mean of their embeddings), or `"none"`.
         merges: what comes back: `"sums"` over a node's clients, or every client's `"updates"` (median, clustering).
         init: where the pool starts: `"random"`, `"common"`, or `""`: as the settings' `experts.init` says.
         federation: what it is bound to, from `bind` on.
@@ -92,6 +92,14 @@ class Contract:
         """Returns those of a round's clients that are asked to rank the experts: by default all, if anything ranks."""
         return clients if self.query() != "none" else ()
 
+    def ranked_meanwhile(self, round_num: int, clients: Sequence[int]) -> Sequence[int]:
+        """Returns clients that rank while the round trains, by what it starts from: by default none.
+
+        They need not be of the round; nobody waits for them. Their answers come with the training's
+        (`Replies.rankings`).
+        """
+        return ()
+
     def query(self) -> str:
         """Returns what clients rank by in the round at hand, where it is not the same in all: by default `ranks_by`."""
         return self.ranks_by
@@ -126,6 +134,13 @@ class Contract:
     def serving(self) -> Serving:
         """Returns how an unseen client is served. By default: by the whole pool."""
         return Serving(top_k=self.num_experts)
+
+    def head_of(self, client_id: int) -> int:
+        """Returns which of the server's heads (`fedmoe.federation.heads`) is the client's own when it is tested.
+
+        By default -1: none is known to be. Then it is the nearest one, where the state has heads, and the gate if not.
+        """
+        return -1
 
     def ranking_indices(self) -> int:
         """Returns how many expert indices a client sends in answer to the ranking query, for the ledger."""

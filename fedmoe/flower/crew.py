@@ -55,6 +55,8 @@ class Crew:
         answers = self._done("train", list(self._parts(order)), arrays)
         reports = [own for own, _ in answers]
         report: dict[str, Any] = {name: joined(own[name] for own in reports) for name in ("rows", "failures")}
+        for name in ("rankings", "received"):  # by client
+            report[name] = {client: told for own in reports for client, told in own[name].items()}
         if order["merges"] == "updates":
             return report, {name: array.copy() for _, updates in answers for name, array in updates.items()}
         if len(answers) == 1:  # the node's own
@@ -97,11 +99,13 @@ class Crew:
             samples = sum(len(shards[other]) for other in job["pooled"] or (client,))
             jobs.setdefault(client, []).append(job)
             sizes[client] = sizes.get(client, 0) + samples * len(job["experts"])
-        sizes |= {client: len(shards[client]) for client in order.get("clients", ())}
+        clients = order.get("clients", ())
+        sizes |= {client: len(shards[client]) + sizes.get(client, 0) for client in clients}
         for cohort in place(sizes, self.count):
             if cohort:
                 own_jobs = [job for client in cohort for job in jobs.get(client, ())]
-                yield {**order, **({"jobs": own_jobs} if jobs else {"clients": list(cohort)})}
+                own = [client for client in cohort if client in clients]
+                yield {**order, **({"jobs": own_jobs} if "jobs" in order else {}), "clients": own}
 
     def _done(self, work: str, parts: Sequence[Order], arrays: Arrays) -> list[tuple[Any, Arrays]]:
         """Returns the answers to the parts, in their order, once all are there; the first error is raised.

@@ -1,13 +1,13 @@
 """What a strategy is bound to before its first round: the settings, the population, the plan, the place to record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fedmoe.data.population import Population
 from fedmoe.federation.ledger import Ledger
 from fedmoe.federation.state import ServerState
-from fedmoe.moe.vectors import Part
+from fedmoe.moe.vectors import Part, Vector
 from fedmoe.settings import Settings
 from fedmoe.training.speed import TrainerChoice
 
@@ -26,6 +26,11 @@ class Recorder(Protocol):
         ...
 
 
+def no_expert(start: str, incumbent: Vector) -> Vector:
+    """Refuses: what is bound outside of a run has no experts to give."""
+    raise ValueError(f"a new expert (start '{start}') needs a run; hint: Federation(newborn=...)")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Federation:
     """Everything that a strategy may know of the run it serves.
@@ -42,6 +47,8 @@ class Federation:
         trainer: what a resumed run's clients were trained by; `None`: it is chosen in the first round.
         states: absolute folder of what clients keep between rounds; empty: nothing may be kept.
         layout: `"expert"` and, where there is one, `"gate"`: of which tensors such a vector consists.
+        newborn: where a new expert starts, and the incumbent in its place -> the expert (`newborn_expert`).
+        drifted: the same from round `clients.drift-round` on: another plan, other labels; `None`: nothing drifts.
     """
 
     settings: Settings
@@ -55,3 +62,9 @@ class Federation:
     trainer: TrainerChoice | None = None
     states: str = ""
     layout: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    newborn: Callable[[str, Vector], Vector] = no_expert
+    drifted: "Federation | None" = None
+
+    def at(self, round_num: int) -> "Federation":
+        """Returns what stands in this round."""
+        return self if self.drifted is None or round_num < self.settings.clients.drift_round else self.drifted

@@ -57,6 +57,7 @@ def methods_of(settings: Settings) -> list[Method]:
     for method in methods:
         _check_init(method, settings)
         _check_gate(method, settings)
+        _check_drift(method, settings)
         if isinstance(method.strategy, ExpertStrategy):
             method.strategy.check(settings)
     unused_tables(settings, methods)
@@ -150,6 +151,15 @@ def _settle(wrapper: Wrapper, settings: Settings, path: tuple[str, ...]) -> None
         return build_strategy(over, settings, path)
 
     wrapper.settle(settings, build)
+
+
+def _check_drift(method: Method, settings: Settings) -> None:
+    """Refuses a plain Flower strategy where data drifts: its clients are told of one state of the data."""
+    if settings.clients.drift_round and not isinstance(method.strategy, ExpertStrategy):
+        raise SettingsError(
+            f"data drifts for strategies of experts alone, got clients.drift-round={settings.clients.drift_round} and "
+            f"the plain Flower strategy {method.name}; hint: clients.drift-round=0"
+        )
 
 
 def _check_gate(method: Method, settings: Settings) -> None:

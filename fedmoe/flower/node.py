@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from fedmoe.evaluation.chunks import chunks
 from fedmoe.evaluation.outputs import gate_logits
 from fedmoe.evaluation.priors import voted_prior
 from fedmoe.evaluation.ranking import client_scores, loss_scores, mixture_shares
+from fedmoe.evaluation.received import Counts, received_counts
+from fedmoe.evaluation.robust import Ground, under_attack
 from fedmoe.evaluation.served import cold_order, lots_of, seen_ids, served_ids, ties_of
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult, serve_clients
 from fedmoe.federation.grouping import print_of
+from fedmoe.federation.heads import HEADS, gate_of, head_for
 from fedmoe.federation.job import ClientFailure, ClientJob, in_turn
 from fedmoe.federation.merging import Sums
 from fedmoe.federation.state import ServerState
@@ -37,6 +41,7 @@ from fedmoe.training.common_expert import expert_spec, open_weights
 from fedmoe.training.fine_tuning import fine_tuned
 from fedmoe.training.samples import Lots, SampleStore
 from fedmoe.training.speed import TrainerChoice, make_trainer
+from fedmoe.training.statistic import answers
 from fedmoe.training.trainer import LocalTrainer, Workplace
 
 __all__ = ["Node"]
@@ -71,6 +76,9 @@ class Node:
         if stands_on_common(settings.experts.model):
             base = open_weights(settings, shape, classes, str(plan["common"]))
         self.spec = expert_spec(settings, shape, classes, common=base)
+        self.common = None  # which an attack goes through
+        if settings.evaluate.attack_eps:
+            self.common = open_weights(settings, shape, classes, str(plan["common"])).to(device)
         self.gate_name = str(plan["gate"])
         self.gate_reads = gate_class(self.gate_name).reads
         self.gates: dict[int, Gate] = {}  # by the size of the pool
@@ -102,6 +110,8 @@ class Node:
 
         def scores(clients: Sequence[int]) -> list[list[float]]:
             ids = [self.population.shards[client] for client in clients]
+            if order["by"] == "mean":
+                return [self._mean_embedding(some).tolist() for some in ids]
             if order["by"] in ("fingerprint", "embedding"):
                 prints = [self.store.gate_input(some, order["by"]) for some in ids]
                 return [print_of(own.cpu().numpy()).numbers() for own in prints]
@@ -144,10 +154,16 @@ class Node:
         sums, rows, failures = Sums(self.settings.deterministic), [], []
         kept: dict[str, NDArray[Any]] = {}
         trainer = self.trainer(TrainerChoice.from_json(order["trainer"]))
-        failed, sent, counted = set[int](), set[int](), dict[int, dict[str, int]]()
-        for number, jobs in enumerate(in_turn(self._jobs(order))):
+        jobs_of_all = self._jobs(order)
+        told = self._told_with_training(order, arrays, jobs_of_all, state)
+        failures += told.pop("failures")
+        failed, sent = {own["client_id"] for own in failures if own["stage"] == "train"}, set[int]()
+        counted = dict[int, dict[str, int]]()
+        for number, jobs in enumerate(in_turn(jobs_of_all)):
             sparse = {job.client_id for job in jobs if job.makes_zeros}
-            for outcome in trainer.train([job for job in jobs if job.client_id not in failed], state):
+            present = [job for job in jobs if job.client_id not in failed]
+            asked = answers(self.place, [job for job in present if job.question], state)
+            for outcome in chain(asked, trainer.train([job for job in present if not job.question], state)):
                 if isinstance(outcome, ClientFailure):
                     failures.append(asdict(outcome))
                     failed.add(outcome.client_id)
@@ -165,15 +181,40 @@ class Node:
                     sums.add(outcome)  # one client at a time: memory does not grow with the cohort
         rows = [row for row in rows if row["client_id"] not in failed - sent]
         rows = [row | ({"nonzeros": counted[own]} if (own := row["client_id"]) in counted else {}) for row in rows]
-        report = {"rows": rows, "failures": failures}
+        report = {"rows": rows, "failures": failures, **told}
         if order["merges"] == "updates":
             return report, kept
         return report | {"weights": sums.weights}, sums.arrays
 
+    def _told_with_training(
+        self,
+        order: Mapping[str, Any],
+        arrays: Mapping[str, NDArray[Any]],
+        jobs: Sequence[ClientJob],
+        state: ServerState,
+    ) -> dict[str, Any]:
+        """Returns what a training report tells beside the training: rankings, and how good the received experts are."""
+        ranked = self.rank(order, arrays) if order.get("clients") else {"rankings": {}, "failures": []}
+        reporting: dict[int, list[ClientJob]] = {}
+        for job in jobs:
+            reporting.setdefault(job.client_id, []).extend([job] if job.reports else [])
+
+        def counts(clients: Sequence[int]) -> list[Counts]:
+            found = [received_counts(self.place, job, state, self.scratch) for job in reporting[clients[0]]]
+            return [{name: own for counted in found for name, own in counted.items()}]
+
+        wanted = [[client] for client, own in reporting.items() if own]
+        done, failures = attempt("train", jobs[0].round_num if jobs else 0, wanted, counts)
+        return {
+            "rankings": ranked["rankings"],
+            "received": {str(client): own for client, own in done.items()},
+            "failures": [*ranked["failures"], *map(asdict, failures)],
+        }
+
     def _jobs(self, order: Mapping[str, Any]) -> list[ClientJob]:
         """Returns the order's jobs, and looks from now on where its clients keep what they keep."""
         jobs = [job_from_json(job) for job in order["jobs"]]
-        self.states = self._states_of(order, jobs[0].round_num)
+        self.states = self._states_of(order, jobs[0].round_num) if jobs else None
         return jobs
 
     def _states_of(self, order: Mapping[str, Any], round_num: int) -> RoundStates | None:
@@ -205,6 +246,17 @@ class Node:
         own = self.place.start_of(job, state, self.scratch, gate)
         return replace(state, experts=own.experts, gate=own.gate)
 
+    def _headed(self, client_id: int, state: ServerState, known: int) -> ServerState:
+        """Returns the state as the client gets it: with its own head, or the nearest one, in the gate's place."""
+        if HEADS not in state.extras:
+            return state
+        population, limit = self.population, self.settings.evaluate.samples
+        mean_D = self._mean_embedding(served_ids(population, client_id, limit, self.settings.seed))
+        return replace(state, gate=gate_of(state, head_for(state.extras, known, mean_D)))
+
+    def _mean_embedding(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.store.gate_input(ids, "embedding").double().mean(dim=0).float().cpu().numpy()
+
     def _recall(self, job: ClientJob) -> dict[str, NDArray[np.float32]]:
         return self._present_states(job.client_id).load(job.client_id)
 
@@ -221,10 +273,13 @@ class Node:
         serving, round_num = serving_from_json(order["serving"]), int(order["round"])
         prior = torch.tensor(order["train_prior"], dtype=torch.float64)
 
+        heads: Mapping[str, int] = order.get("heads", {})
+
         def serve(clients: Sequence[int]) -> list[dict[str, Any]]:
+            given = self._headed(clients[0], state, heads.get(str(clients[0]), -1))
             if clients[0] >= self.population.num_training:
-                return [result_to_json(result) for result in self.serve(clients, state, serving, prior, round_num)]
-            own = self._own_state(clients[0], state, serving, round_num)
+                return [result_to_json(result) for result in self.serve(clients, given, serving, prior, round_num)]
+            own = self._own_state(clients[0], given, serving, round_num)
             under = self._own_prior(clients[0]) if "head" in serving.private or serving.fine_tuning else prior
             ordinary = replace(serving, cold_start=())
             return [result_to_json(result) for result in self.serve(clients, own, ordinary, under, round_num)]
@@ -232,7 +287,8 @@ class Node:
         self.states = self._states_of(order, round_num + 1)
         seen = [[client] for client in order["clients"] if client < self.population.num_training]
         unseen = [client for client in order["clients"] if client >= self.population.num_training]
-        chunks = [*seen, *self.together(unseen, len(state.experts))]
+        alone = HEADS in state.extras  # each with a gate of its own
+        chunks = [*seen, *([[one] for one in unseen] if alone else self.together(unseen, len(state.experts)))]
         done, failures = attempt("evaluate", round_num, chunks, serve)
         return answers_of("results", done, failures)
 
@@ -262,7 +318,11 @@ class Node:
         prior_C = voted_prior(train_prior_C, self.population, serving.common_vote)
         asked = serving.common_vote or (gate is not None and gate.falls_back)
         common = [self.store.common_logits(own).cpu() for own in ids] if asked else ()
-        return serve_clients(gate, load, num_experts, samples, serving, prior_C, ties, orders, common)
+        results = serve_clients(gate, load, num_experts, samples, serving, prior_C, ties, orders, common)
+        if not self.settings.evaluate.attack_eps or clients[0] < self.population.num_training:
+            return results
+        ground = Ground(store=self.store, common=self.common, seed=seed, asked=self.settings.evaluate)
+        return under_attack(ground, clients, results, samples, gate, load, num_experts, serving)
 
     def together(self, clients: Sequence[int], num_experts: int) -> list[Sequence[int]]:
         """Returns the clients in chunks that are ranked or served at once, as many as memory shall hold."""
@@ -277,7 +337,7 @@ class Node:
         """Returns the resident gate for a pool of this size."""
         if num_experts not in self.gates:
             width = self.store.gate_width(self.gate_reads, num_experts)
-            spec = gate_spec(self.settings, self.gate_name, width, num_experts)
+            spec = gate_spec(self.settings, self.gate_name, width, num_experts, self.store.in_shape)
             self.gates[num_experts] = build_gate(self.gate_name, spec, 0).to(self.device)
         return self.gates[num_experts]
 

@@ -1,7 +1,7 @@
 """Orders to the nodes, and what their replies add up to; clients are dealt over nodes, longest work first."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from fedmoe.evaluation.priors import federated_prior
 from fedmoe.evaluation.served import seen_clients
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult
+from fedmoe.federation.heads import HEADS, KEYS
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import Sums, sums_of_updates
 from fedmoe.federation.placement import place
@@ -50,12 +51,17 @@ class Replies:
         sums: the joined sums of all nodes.
         updates: every client's update, by client id, where the strategy merges updates; else empty.
         failures: those who did not complete.
+        rankings: client -> its score of every expert, of those who ranked meanwhile (`Contract.ranked_meanwhile`).
+        received: client -> name of a vector that it received (`expert/3`) -> samples that fell to it, how many of them
+            it had right before it was trained, and how many the client's mixture; where jobs report (`ClientJob`).
     """
 
     rows: list[dict[str, Any]]
     sums: Sums
     updates: tuple[ClientUpdate, ...]
     failures: list[ClientFailure]
+    rankings: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    received: Mapping[int, Mapping[str, tuple[int, int, int]]] = field(default_factory=dict)
 
 
 def rank_orders(
@@ -68,8 +74,7 @@ def rank_orders(
     aggregation: str,
 ) -> Orders:
     """Returns the ranking query for each node: its clients, and the gate, the pool or nothing, as `by` needs."""
-    needed = {"gate": "gate", "loss": "expert/", "likelihood": "expert/"}.get(by)
-    wanted = {n: a for n, a in state.to_arrays().items() if needed and n.startswith(needed)}
+    wanted = _ranked_by(by, state)
     sizes = {client: len(federation.population.shards[client]) for client in clients}
 
     def order(cohort: Sequence[int]) -> RecordDict:
@@ -86,6 +91,12 @@ def rank_orders(
     return _deal(roster, sizes, order)
 
 
+def _ranked_by(by: str, state: ServerState) -> dict[str, NDArray[Any]]:
+    """Returns what clients need of the state to rank."""
+    needed = {"gate": "gate", "loss": "expert/", "likelihood": "expert/"}.get(by)
+    return {n: a for n, a in state.to_arrays().items() if needed and n.startswith(needed)}
+
+
 def train_orders(
     federation: Federation,
     roster: Roster,
@@ -93,17 +104,29 @@ def train_orders(
     state: ServerState,
     merges: str,
     trainer: TrainerChoice,
+    meanwhile: Sequence[int] = (),
+    by: str = "none",
+    aggregation: str = "",
 ) -> Orders:
-    """Returns the training order for each node: its clients' jobs, the gate, and the union of their experts."""
+    """Returns the training order for each node: its clients' jobs, the gate, and the union of their experts.
+
+    Clients that rank `meanwhile` do so `by` what the state has, and need not train.
+    """
     by_client: dict[int, list[ClientJob]] = {}
     for job in jobs:
         by_client.setdefault(job.client_id, []).append(job)
     shards = federation.population.shards
     sizes = {client: sum(job.size(shards) for job in own) for client, own in by_client.items()}
+    sizes |= {client: len(shards[client]) + sizes.get(client, 0) for client in meanwhile}
+    wanted = _ranked_by(by, state) if meanwhile else {}
 
     def order(cohort: Sequence[int]) -> RecordDict:
-        payload = {"merges": merges, "trainer": asdict(trainer)}
-        return _work(federation, [job for client in cohort for job in by_client[client]], state, payload)
+        payload: dict[str, Any] = {"merges": merges, "trainer": asdict(trainer)}
+        ranks = [client for client in meanwhile if client in cohort]
+        if ranks:
+            payload |= {"clients": ranks, "by": by, "aggregation": aggregation, "round": jobs[0].round_num}
+        own = [job for client in cohort for job in by_client.get(client, ())]
+        return _work(federation, own, state, payload, wanted if ranks else {})
 
     return _deal(roster, sizes, order)
 
@@ -114,15 +137,22 @@ def measure_order(federation: Federation, jobs: Sequence[ClientJob], state: Serv
 
 
 def _work(
-    federation: Federation, jobs: Sequence[ClientJob], state: ServerState, payload: Mapping[str, Any]
+    federation: Federation,
+    jobs: Sequence[ClientJob],
+    state: ServerState,
+    payload: Mapping[str, Any],
+    more: Mapping[str, NDArray[Any]] | None = None,
 ) -> RecordDict:
-    """Returns the jobs, what else an order says of them, and what they need of the state."""
+    """Returns the jobs, what else an order says of them, and what they need of the state, with `more` arrays."""
     held = {expert_id for job in jobs for expert_id in job.experts}
     arrays: dict[str, NDArray[Any]] = {f"expert/{i}": state.experts[i] for i in sorted(held)}
     if state.gate is not None and any(job.gate for job in jobs):
         arrays["gate"] = state.gate
     shared = {name for job in jobs for name in job.shared}
     wanted = {f"{name}/{part}" for name in shared for part in arrays}
+    if any(job.head >= 0 for job in jobs):
+        wanted.add(HEADS)
+    wanted |= {name for job in jobs for name in job.instead.values()}
     arrays |= {f"extra/{name}": array for name, array in state.extras.items() if name in wanted}
     words: dict[str, Any] = {
         "plan": dict(federation.plan),
@@ -130,17 +160,27 @@ def _work(
         "states": federation.states,
         "num_experts": len(state.experts),
     }
-    return encode({**words, **payload}, arrays)
+    return encode({**words, **payload}, {**arrays, **(more or {})})
 
 
 def evaluate_orders(
-    federation: Federation, roster: Roster, round_num: int, state: ServerState, serving: Serving, last: bool
+    federation: Federation,
+    roster: Roster,
+    round_num: int,
+    state: ServerState,
+    serving: Serving,
+    last: bool,
+    head_of: Callable[[int], int] = lambda client: -1,
 ) -> Orders:
-    """Returns the evaluation order for each node: its unseen clients, those seen that are tested, gate and pool."""
+    """Returns the evaluation order for each node: its unseen clients, those seen that are tested, gate and pool.
+
+    Where the state has heads they go along, and which one is whose, as far as `head_of` knows it.
+    """
     population, settings = federation.population, federation.settings
     prior = federated_prior(population, settings.train.logit_adjustment)
     seen = seen_clients(population, settings.evaluate.seen, settings.seed)
-    arrays = {name: array for name, array in state.to_arrays().items() if not name.startswith("extra/")}
+    heads = {f"extra/{name}" for name in (HEADS, KEYS)}
+    arrays = {n: array for n, array in state.to_arrays().items() if not n.startswith("extra/") or n in heads}
     asked = replace(
         serving,
         hindsight=(serving.hindsight or last) and len(state.experts) > 1,
@@ -153,6 +193,7 @@ def evaluate_orders(
             "plan": dict(federation.plan),
             "round": round_num,
             "clients": list(cohort),
+            "heads": {str(client): head for client in cohort if (head := head_of(client)) >= 0},
             "serving": vars(asked),
             "train_prior": prior.tolist(),
             "num_experts": len(state.experts),
@@ -180,7 +221,12 @@ def gather_training(round_num: int, replies: Iterable[Message], cohorts: Cohorts
     answered, failures = _read(round_num, "train", replies, cohorts)
     sums, rows = Sums(exact), []
     updates: list[ClientUpdate] = []
+    rankings: dict[int, tuple[float, ...]] = {}
+    received: dict[int, dict[str, tuple[int, int, int]]] = {}
     for payload, arrays in answered:
+        rankings |= {int(client): tuple(scores) for client, scores in payload.get("rankings", {}).items()}
+        for client, told in payload.get("received", {}).items():
+            received[int(client)] = {name: tuple(counts) for name, counts in told.items()}
         failures += [failure_from_json(table) for table in payload["failures"]]
         rows += payload["rows"]
         if merges == "updates":
@@ -192,7 +238,14 @@ def gather_training(round_num: int, replies: Iterable[Message], cohorts: Cohorts
     failures.sort(key=lambda failure: failure.client_id)
     if merges == "updates":
         sums = sums_of_updates(updates, exact)
-    return Replies(rows=rows, sums=sums, updates=tuple(updates), failures=failures)
+    return Replies(
+        rows=rows,
+        sums=sums,
+        updates=tuple(updates),
+        failures=failures,
+        rankings=dict(sorted(rankings.items())),
+        received=dict(sorted(received.items())),
+    )
 
 
 def gather_evaluation(

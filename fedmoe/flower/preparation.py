@@ -1,7 +1,7 @@
 """What stands before the first round: data, population, common expert, embeddings; each from its cache where it can."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from fedmoe.data.concept_shift import label_meanings
 from fedmoe.data.content_cache import PreparedData
 from fedmoe.data.contracts import LoadRequest, is_over_domains
 from fedmoe.data.domains import parse_domains
+from fedmoe.data.drift import LABELS, drifted
 from fedmoe.data.embeddings import Chunk, EmbeddingTable, embedding_table
 from fedmoe.data.population import Population, build_population
 from fedmoe.data.population_cache import keep_population, open_population
@@ -62,6 +63,7 @@ class Preparation:
         store: all of that as tensors on demand.
         spec: what experts are built from.
         notes: sentences that a reader of the results must know.
+        drifted: the same from round `clients.drift-round` on; `None`: nothing drifts.
     """
 
     settings: Settings
@@ -73,6 +75,11 @@ class Preparation:
     store: SampleStore
     spec: ExpertSpec
     notes: tuple[str, ...] = field(default=())
+    drifted: "Preparation | None" = None
+
+    def at(self, round_num: int) -> "Preparation":
+        """Returns what stands in this round."""
+        return self if self.drifted is None or round_num < self.settings.clients.drift_round else self.drifted
 
     def plan(self, gate: str = "") -> Mapping[str, Any]:
         """Returns what every order carries, so that nodes open the same data and build the same gate.
@@ -130,7 +137,7 @@ class Preparation:
     def _gate(self, num_experts: int, gate: str) -> Gate:
         name = gate or self.settings.gate.name
         width = self.store.gate_width(gate_class(name).reads, num_experts)
-        spec = gate_spec(self.settings, name, width, num_experts)
+        spec = gate_spec(self.settings, name, width, num_experts, self.store.in_shape)
         return build_gate(name, spec, derive_seed(self.settings.seed, "gate"))
 
 
@@ -168,6 +175,8 @@ def check_plugins(settings: Settings) -> None:
     if over:
         for domain in parse_domains(settings.clients.domains, alike=settings.clients.permute_labels):
             load_plugin("transform", "fedmoe.data.transforms", domain)
+    if settings.clients.drift_round and settings.clients.drift != LABELS:
+        load_plugin("transform", "fedmoe.data.transforms", settings.clients.drift)
     check_source(settings.common_expert.source)
 
 
@@ -203,6 +212,11 @@ def _check_reads(settings: Settings) -> None:
         raise SettingsError(
             f"experts.model='{model}' stands on a common expert with a backbone of fedmoe's, got common-expert.source="
             f"'{common.source}'; hint: common-expert.source='public'"
+        )
+    if settings.evaluate.attack_eps and (reads != "image" or common.source.startswith("torchvision:")):
+        raise SettingsError(
+            "evaluate.attack-eps needs experts that read images, and a common expert with a backbone of fedmoe's, got "
+            f"experts.model='{model}' and common-expert.source='{common.source}'; hint: experts.model='cnn'"
         )
     if reads == "embedding" and settings.train.augmentation != "none":
         raise SettingsError(
@@ -240,9 +254,9 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
     reads = expert_reads(settings.experts.model)
     store = SampleStore.of(data.dataset, population, table, torch.device("cpu"), reads)
     base = common.expert if stands_on_common(settings.experts.model) else None
-    if base is not None:
+    if base is not None or settings.evaluate.attack_eps:
         keep_weights(common)
-    return Preparation(
+    preparation = Preparation(
         settings=settings,
         data=data,
         population=population,
@@ -253,6 +267,18 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
         spec=expert_spec(settings, store.in_shape, len(data.dataset.class_names), common=base),
         notes=(*dealt, *_common_notes(common)),
     )
+    return preparation if not settings.clients.drift_round else _with_drift(preparation, device, tell)
+
+
+def _with_drift(before: Preparation, device: torch.device, tell: Callable[[str], None]) -> Preparation:
+    """Returns the preparation with the one that stands after the drift; the common expert is that of before."""
+    settings = before.settings
+    data = drifted(before.data, before.population, settings)
+    population = open_population(before.partition, data.dataset.y_N)
+    table = _embeddings(data, population, before.common, device, tell)
+    reads = expert_reads(settings.experts.model)
+    store = SampleStore.of(data.dataset, population, table, torch.device("cpu"), reads)
+    return replace(before, drifted=replace(before, data=data, population=population, table=table, store=store))
 
 
 def _embeddings(

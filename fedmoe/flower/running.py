@@ -1,6 +1,8 @@
 """One method of a run: its strategy bound, its rounds run, gone on with where it was cut off."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -8,6 +10,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmoe.federation.ledger import Ledger
 from fedmoe.flower.federation import Federation
 from fedmoe.flower.methods import Method
+from fedmoe.flower.newborn import newborn_expert
 from fedmoe.flower.plain import run_plain
 from fedmoe.flower.preparation import Preparation
 from fedmoe.flower.recorder import MethodRecorder, ResumePoint, forget_rounds, resume_point
@@ -65,21 +68,24 @@ def _start(
     state = start.state or preparation.initial_state(
         strategy.pool_size(settings), strategy.has_gate, strategy.init, strategy.gate
     )
-    strategy.bind(
-        Federation(
-            settings=settings,
-            population=preparation.population,
-            plan=preparation.plan(strategy.gate),
-            ledger=ledger_of(strategy, preparation),
-            recorder=recorder,
-            first_round=start.round_num + 1,
-            average=start.average,
-            held=start.held,
-            trainer=start.trainer,
-            states=str(states),
-            layout=preparation.layout(strategy.pool_size(settings), strategy.has_gate, strategy.gate),
-        )
+    federation = Federation(
+        settings=settings,
+        population=preparation.population,
+        plan=preparation.plan(strategy.gate),
+        ledger=ledger_of(strategy, preparation),
+        recorder=recorder,
+        first_round=start.round_num + 1,
+        average=start.average,
+        held=start.held,
+        trainer=start.trainer,
+        states=str(states),
+        newborn=partial(newborn_expert, preparation),
+        layout=preparation.layout(strategy.pool_size(settings), strategy.has_gate, strategy.gate),
     )
+    if (later := preparation.drifted) is not None:
+        own = replace(federation, population=later.population, plan=later.plan(strategy.gate))
+        federation = replace(federation, drifted=own)
+    strategy.bind(federation)
     strategy.start(grid, record_of(state), num_rounds=settings.num_server_rounds)
 
 
@@ -98,7 +104,7 @@ def ledger_of(strategy: Strategy, preparation: Preparation) -> Ledger:
             answers = kind.falls_back
     settings = preparation.settings
     below = answers or stands_on_common(settings.experts.model)
-    needed = below or settings.evaluate.common_vote or reads & {"embedding", "fingerprint"}
+    needed = below or settings.evaluate.common_vote or reads & {"embedding", "fingerprint", "mean"}
     common = vector_size(preparation.common.expert) if needed else 0
     if "fingerprint" in reads:
         common += preparation.store.fingerprints.explained_CD.size

@@ -86,11 +86,12 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     for logger in loggers:
         logger.start(header)
     outcomes = {method.name: run_method(method, preparation, folder, grid, loggers) for method in methods}
-    common, cold = common_results(preparation), common_cold_start(preparation)
+    latest = preparation.at(settings.num_server_rounds)
+    common, cold = common_results(latest), common_cold_start(latest)
     once = {m.name: ledger_of(m.strategy, preparation).once(settings.clients.num) for m in methods}
     before = sum(sum(outcomes[name].seconds[:rounds]) for name, rounds in done.items())
     summary = summary_table(header, outcomes, common, cold, once, time.perf_counter() - started + before)
-    folder.write_clients(*client_table(preparation, outcomes, common))
+    folder.write_clients(*client_table(latest, outcomes, common))
     folder.write_summary(summary)
     write_report(folder.path)
     for logger in loggers:

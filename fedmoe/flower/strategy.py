@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -11,6 +12,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedmoe.errors import RoundError
 from fedmoe.evaluation.gathering import held_sets
 from fedmoe.federation.job import ClientFailure, ClientJob
+from fedmoe.federation.ledger import RoundBytes
 from fedmoe.federation.sparse import nonzeros_of
 from fedmoe.federation.state import ServerState, moving_average
 from fedmoe.flower.contract import Contract
@@ -26,6 +28,7 @@ from fedmoe.flower.orders import (
 )
 from fedmoe.flower.roster import Roster, call_roster, exchange
 from fedmoe.flower.wire import decode, record_of, state_of
+from fedmoe.moe.vectors import Vector
 from fedmoe.seeding import numpy_stream
 from fedmoe.training.choice import forced_choice
 from fedmoe.training.speed import TrainerChoice
@@ -73,7 +76,11 @@ class ExpertStrategy(Contract, Strategy):
             return  # nobody could be ranked: `aggregate_train` says why
         if self._trainer is None:
             self._trainer = self._choose_trainer(server_round, state, grid, self._roster)
-        self._orders = train_orders(self.federation, self._roster, self._jobs, state, self.merges, self._trainer)
+        meanwhile = tuple(self.ranked_meanwhile(server_round, clients))
+        self._orders = train_orders(
+            *(self.federation.at(server_round), self._roster, self._jobs, state, self.merges, self._trainer),
+            *(meanwhile, self.query(), self.serving().aggregation),
+        )
         for node_id, (_, content) in self._orders.items():
             yield Message(content=content(), dst_node_id=node_id, message_type="train", group_id=str(server_round))
 
@@ -88,13 +95,14 @@ class ExpertStrategy(Contract, Strategy):
         cohorts = {node_id: cohort for node_id, (cohort, _) in self._orders.items()}
         exact = self.federation.settings.deterministic
         gathered = gather_training(server_round, replies, cohorts, self.merges, exact)
-        self._failures = [*self._failures, *gathered.failures]
         self._rows = gathered.rows
         self._nonzeros = nonzeros_of(self._jobs, self._state, gathered.rows)
         # A strategy may ask clients that are not in the round: nobody misses their work.
         unranked = {f.client_id for f in self._failures if f.stage == "rank"} & set(self._clients)
         wanted = len(self._assignment) + len(unranked)
-        failed = {failure.client_id for failure in gathered.failures}  # a later job of a client may, after its first
+        self._failures = [*self._failures, *gathered.failures]
+        # a later job of a client may, after its first
+        failed = {failure.client_id for failure in gathered.failures if failure.stage == "train"}
         self._completed = sum(row["client_id"] not in failed for row in gathered.rows)
         share = self._completed / wanted
         if share < self.federation.settings.clients.min_completed or not gathered.rows:
@@ -118,7 +126,15 @@ class ExpertStrategy(Contract, Strategy):
         last = server_round == self.num_rounds
         if self._roster is None:
             self._roster = call_roster(grid)
-        orders = evaluate_orders(self.federation, self._roster, server_round, state_of(arrays), self.serving(), last)
+        orders = evaluate_orders(
+            self.federation.at(server_round),
+            self._roster,
+            server_round,
+            state_of(arrays),
+            self.serving(),
+            last,
+            self.head_of,
+        )
         self._evaluation_cohorts = {node_id: cohort for node_id, (cohort, _) in orders.items()}
         for node_id, (_, content) in orders.items():
             yield Message(content=content(), dst_node_id=node_id, message_type="evaluate", group_id=str(server_round))
@@ -193,9 +209,12 @@ class ExpertStrategy(Contract, Strategy):
     def _choose_trainer(self, round_num: int, state: ServerState, grid: Grid, roster: Roster) -> TrainerChoice:
         """Returns what clients are trained by in this run: what the settings say, or what the first node measures."""
         choice = forced_choice(self.federation.settings.train, images=True)
+        jobs = [job for job in self._jobs if not job.question]
+        if not jobs:  # nobody trains, so there is nothing to measure
+            choice = TrainerChoice(kind="loop")
         if choice is None:
             rounds = self.num_rounds - round_num + 1
-            order = {roster.node_ids[0]: measure_order(self.federation, self._jobs, state, rounds)}
+            order = {roster.node_ids[0]: measure_order(self.federation.at(round_num), jobs, state, rounds)}
             patience = self.federation.settings.clients.timeout
             for reply in exchange(grid, "query.measure", str(round_num), order, patience).values():
                 if reply.has_error():
@@ -222,17 +241,29 @@ class ExpertStrategy(Contract, Strategy):
         if not asked or self._roster is None:
             return {}, []
         orders = rank_orders(
-            self.federation, self._roster, round_num, asked, state, self._by, self.serving().aggregation
+            self.federation.at(round_num), self._roster, round_num, asked, state, self._by, self.serving().aggregation
         )
         contents = {node_id: content for node_id, (_, content) in orders.items()}
         patience = self.federation.settings.clients.timeout
         replies = exchange(grid, "query.rank", str(round_num), contents, patience)
         return gather_rankings(round_num, replies.values(), {n: cohort for n, (cohort, _) in orders.items()})
 
+    def sent(self, jobs: Sequence[ClientJob]) -> RoundBytes:
+        """Returns the bytes of the round at hand, with these jobs handed out."""
+        answered = self.rankings.keys() & set(self._asked)
+        numbers = self.ranking_indices()
+        return self.federation.ledger.round(jobs, self._asked, answered, numbers, self._by, self._nonzeros)
+
+    def replace_average(self, expert_id: int, vector: Vector) -> None:
+        """Puts another expert into the pool's moving average, where there is one: of two it would be neither."""
+        if self._average is not None:
+            experts = list(self._average.experts)
+            experts[expert_id] = vector
+            self._average = replace(self._average, experts=tuple(experts))
+
     def _line(self, round_num: int, loss: float, seconds: Mapping[str, float | None]) -> dict[str, Any]:
         """Returns the round's line in `rounds.jsonl`."""
-        asked, indices = (self._asked, self.rankings), self.ranking_indices()
-        sent = self.federation.ledger.round(self._jobs, *asked, indices, self._by, self._nonzeros)
+        sent = self.sent(self._jobs)
         load = [0] * self.num_experts
         for held in self._assignment.values():
             for expert_id in held:
@@ -255,9 +286,9 @@ class ExpertStrategy(Contract, Strategy):
 def _several(jobs: Sequence[ClientJob]) -> Sequence[ClientJob]:
     if isinstance(jobs, ClientJob):
         raise TypeError("jobs must return a sequence of jobs, got one job; hint: a comma behind it, or override job")
-    sent = [expert_id for job in jobs if job.sends for expert_id in job.experts]
+    sent = [name for job in jobs if job.sends for name in job.instead.values() or map(job.source_of, job.experts)]
     if len(set(sent)) < len(sent):
-        raise ValueError(f"of a client's jobs one may send an expert, got experts {sent} of client {jobs[0].client_id}")
+        raise ValueError(f"of a client's jobs one may send an expert, got {sent} of client {jobs[0].client_id}")
     return jobs
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult
-from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Term, Turn
+from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Question, Term, Turn
 from fedmoe.federation.state import ServerState
 
 __all__ = [
@@ -94,7 +94,9 @@ def job_to_json(job: ClientJob) -> dict[str, Any]:
     """
     # by hand: `asdict` copies all it finds, and took 50 us a job
     turns = [vars(turn) | {"objective": terms_to_json(turn.objective)} for turn in job.turns]
-    return {**vars(job), "objective": terms_to_json(job.objective), "turns": turns, "given": dict(job.given)}
+    asked = None if job.question is None else vars(job.question) | {"arguments": dict(job.question.arguments)}
+    made = {"objective": terms_to_json(job.objective), "turns": turns, "question": asked}
+    return {**vars(job), **made, "given": dict(job.given), "instead": dict(job.instead)}
 
 
 def job_from_json(table: Mapping[str, Any]) -> ClientJob:
@@ -106,7 +108,10 @@ def job_from_json(table: Mapping[str, Any]) -> ClientJob:
     )
     lists = {name: tuple(table[name]) for name in ("experts", "trains", "private", "memory", "shared", "pooled")}
     given = {name: tuple(values) for name, values in table["given"].items()}
-    return ClientJob(**{**table, **lists, "objective": objective, "turns": turns, "given": given})
+    instead = {int(expert_id): name for expert_id, name in table["instead"].items()}
+    question = None if table["question"] is None else Question(**table["question"])
+    made = {"objective": objective, "turns": turns, "question": question, "given": given, "instead": instead}
+    return ClientJob(**{**table, **lists, **made})
 
 
 def terms_to_json(terms: Sequence[Term]) -> list[dict[str, Any]]:

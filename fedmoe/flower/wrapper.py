@@ -130,6 +130,10 @@ class Wrapper(ExpertStrategy):
         """Returns how an unseen client is served."""
         return self.inner.serving()
 
+    def head_of(self, client_id: int) -> int:
+        """Returns which of the server's heads is the client's own."""
+        return self.inner.head_of(client_id)
+
     def ranking_indices(self) -> int:
         """Returns how many numbers a client sends in answer to the ranking query."""
         return self.inner.ranking_indices()

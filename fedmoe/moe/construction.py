@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fedmoe.moe.expert import Expert, ExpertSpec
+from fedmoe.moe.experts.linear import LinearExpert
 from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.pooling import pool_first
 from fedmoe.references import load_plugin, short_name
@@ -25,7 +26,10 @@ __all__ = [
     "gate_class",
     "gate_spec",
     "is_head_alone",
+    "is_linear",
+    "shared_tensors",
     "stands_on_common",
+    "takes_lots",
 ]
 
 GATES, EXPERTS = "fedmoe.moe.gates", "fedmoe.moe.experts"  # packages, a file each
@@ -80,6 +84,24 @@ def stands_on_common(name: str) -> bool:
     return bool(getattr(load_plugin("expert", EXPERTS, name), "on_common", False))
 
 
+def takes_lots(name: str) -> bool:
+    """Returns whether experts of the backbone `name` take numbers by lot in training (`Expert.draws`).
+
+    Raises:
+        ReferenceError_: no such backbone.
+    """
+    return getattr(load_plugin("expert", EXPERTS, name), "draws", Expert.draws) is not Expert.draws
+
+
+def shared_tensors(name: str) -> tuple[str, ...]:
+    """Returns patterns of the tensors that experts of the backbone `name` have in common (`Expert.shared`).
+
+    Raises:
+        ReferenceError_: no such backbone.
+    """
+    return tuple(getattr(load_plugin("expert", EXPERTS, name), "shared", ()))
+
+
 def is_head_alone(name: str) -> bool:
     """Returns whether experts of the backbone `name` are a linear head on the common expert's embedding, and no more.
 
@@ -90,6 +112,16 @@ def is_head_alone(name: str) -> bool:
         return False
     expert = build_expert(name, ExpertSpec(in_shape=(2, 1, 1), num_classes=2), 0)
     return expert.head.in_features == 2 and all(part.startswith("head.") for part in expert.state_dict())
+
+
+def is_linear(name: str) -> bool:
+    """Returns whether experts of the backbone `name` are a linear layer on what they read, and no more.
+
+    Raises:
+        ReferenceError_: no such backbone.
+    """
+    found = load_plugin("expert", EXPERTS, name)
+    return isinstance(found, type) and issubclass(found, LinearExpert)
 
 
 def gate_class(name: str) -> type[Gate]:
@@ -107,7 +139,9 @@ def build_gate(name: str, spec: GateSpec, seed: int) -> Gate:
     return _seeded(lambda: make(spec, **spec.arguments), seed)
 
 
-def gate_spec(settings: Settings, name: str, in_features: int, num_experts: int) -> GateSpec:
+def gate_spec(
+    settings: Settings, name: str, in_features: int, num_experts: int, in_shape: tuple[int, int, int] | None = None
+) -> GateSpec:
     """Returns what the gate `name` is built from, its arguments among it.
 
     Args:
@@ -115,13 +149,19 @@ def gate_spec(settings: Settings, name: str, in_features: int, num_experts: int)
         name: of the gate.
         in_features: the width of what it reads.
         num_experts: M.
+        in_shape: channels, height, width of what the experts read; `None`: not known.
 
     Raises:
         SettingsError: it does not take the arguments of its table.
     """
     own = short_name(name, GATES)
-    arguments = keyword_arguments(f"gate.{own}", gate_class(name), settings.gate.arguments.get(own, {}))
-    return GateSpec(in_features=in_features, num_experts=num_experts, hidden=settings.gate.hidden, arguments=arguments)
+    return GateSpec(
+        in_features=in_features,
+        num_experts=num_experts,
+        hidden=settings.gate.hidden,
+        arguments=keyword_arguments(f"gate.{own}", gate_class(name), settings.gate.arguments.get(own, {})),
+        in_shape=in_shape,
+    )
 
 
 def expert_arguments(settings: Settings, name: str) -> dict[str, object]:

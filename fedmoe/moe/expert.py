@@ -42,14 +42,27 @@ class Expert(nn.Module, ABC):
         reads: what it is given: `"image"`, or `"embedding"`, the frozen common expert's (`in_shape` is D, 1, 1).
         on_common: it is built on the frozen common expert's weights (`ExpertSpec.common`), which every client has, and
             holds as its own what differs.
+        shared: patterns of the names of tensors that all experts have in common, for strategies that keep them alike
+            (`"stem.*"`); mostly none.
         embedding_dim: D.
         head: the last, linear layer: embedding -> class logits.
     """
 
     reads: ClassVar[str] = "image"
     on_common: ClassVar[bool] = False
+    shared: ClassVar[tuple[str, ...]] = ()
     embedding_dim: int
     head: nn.Linear
+
+    @property
+    def draws(self) -> int:
+        """Returns how many numbers from [0, 1), drawn evenly and by itself, each sample comes with; by default none.
+
+        One that takes some takes them as `forward`'s second argument, and does without them where it is served. They
+        are drawn from the client's own stream, anew for each client and round (as `Gate.draws`), for objectives that
+        hand them on (`Batch.lots_BL`).
+        """
+        return 0
 
     @abstractmethod
     def embed(self, x_BCHW: Tensor) -> Tensor:

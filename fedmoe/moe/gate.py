@@ -27,12 +27,15 @@ class GateSpec:
         num_experts: M.
         hidden: units of its hidden layer, where it has one.
         arguments: the gate's own settings (`gate.NAME.argument`): keyword arguments of its class.
+        in_shape: channels, height, width of what the experts read, for a gate that reads images; `None`: one pixel of
+            D channels.
     """
 
     in_features: int
     num_experts: int
     hidden: int
     arguments: Mapping[str, object] = field(default_factory=dict)
+    in_shape: tuple[int, int, int] | None = None
 
 
 class Gate(nn.Module, ABC):
@@ -44,7 +47,8 @@ class Gate(nn.Module, ABC):
     Attributes:
         reads: what `scores` is given: `"embedding"` (the common expert's, float), `"group"` (one-hot of the sample's
             true label group or domain, which only a control may see), `"fingerprint"` (what of the embedding the
-            common expert's belief in the labels does not explain), or `"lot"` (a number by lot for each expert).
+            common expert's belief in the labels does not explain), `"image"` (what the experts read, normalised, in one
+            row: D = channels x height x width), or `"lot"` (a number by lot for each expert).
         set_by_strategy: its weights are no training's, but come from the strategy that brings it (`Contract.gate`).
         falls_back: its weights may sum to less than 1, and what is left is the weight of the frozen common expert, in
             training and in serving.

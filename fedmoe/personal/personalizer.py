@@ -22,7 +22,14 @@ from fedmoe.personal.service import UNKNOWN, Batch, serve_batch
 from fedmoe.personal.trained import Trained, open_trained
 from fedmoe.seeding import derive_seed, numpy_stream
 from fedmoe.training.common_expert import forward_all
-from fedmoe.training.samples import ClientSamples, Lots, SampleStore, channel_statistics, read_by_experts
+from fedmoe.training.samples import (
+    ClientSamples,
+    Lots,
+    SampleStore,
+    channel_statistics,
+    normalised,
+    read_by_experts,
+)
 
 __all__ = ["Personalizer"]
 
@@ -147,12 +154,14 @@ class Personalizer:
         y_B = torch.full((len(images),), UNKNOWN) if labels is None else torch.tensor(labels, dtype=torch.int64)
         device, seed = self.trained.device, self._preparation.settings.seed
         read = read_by_experts(expert_reads(self._preparation.settings.experts.model), images, embedding_BD.numpy())
+        mean, std = (part.view(-1, 1, 1).to(device) for part in (self._store.mean, self._store.std))
+        shown = torch.tensor(read, device=device)
         samples = ClientSamples(
-            images=torch.tensor(read, device=device),
+            images=shown,
             y=y_B.to(device),
-            gate_input=self._gate_input(embedding_BD, common_BC).to(device),
-            mean=self._store.mean.view(-1, 1, 1).to(device),
-            std=self._store.std.view(-1, 1, 1).to(device),
+            gate_input=self._gate_input(embedding_BD, common_BC, normalised(shown, mean, std)).to(device),
+            mean=mean,
+            std=std,
         )
         ties = numpy_stream(seed, "personalize", "ties")
         return self._served(
@@ -187,7 +196,7 @@ class Personalizer:
         embedding, logits = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
         return embedding, logits, seconds
 
-    def _gate_input(self, embedding_BD: Tensor, common_BC: Tensor) -> Tensor:
+    def _gate_input(self, embedding_BD: Tensor, common_BC: Tensor, x_BCHW: Tensor) -> Tensor:
         """Returns what the gate reads of images that are not the run's."""
         reads = self.trained.reads
         if reads == "group":
@@ -205,7 +214,8 @@ class Personalizer:
             return lots.draw(len(embedding_BD))
         if reads == "fingerprint":
             embedding_BD = torch.from_numpy(self._store.fingerprints.of(embedding_BD.numpy(), common_BC.numpy()))
-        return torch.cat([embedding_BD, lots.numbers(len(embedding_BD))], dim=1)
+        read_BD = x_BCHW.flatten(1).cpu() if reads == "image" else embedding_BD
+        return torch.cat([read_BD, lots.numbers(len(read_BD))], dim=1)
 
 
 def _check_alike(fresh_BD: Tensor, kept_BD: NDArray[np.float32]) -> None:

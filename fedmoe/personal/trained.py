@@ -63,8 +63,9 @@ class Trained:
         """Returns the method's gate with any weights, on the device; `None` where it has none."""
         if self.reads is None:
             return None
-        width = self.preparation.store.gate_width(self.reads, self.num_experts)
-        spec = gate_spec(self.preparation.settings, self.gate, width, self.num_experts)
+        store = self.preparation.store
+        width = store.gate_width(self.reads, self.num_experts)
+        spec = gate_spec(self.preparation.settings, self.gate, width, self.num_experts, store.in_shape)
         return build_gate(self.gate, spec, 0).to(self.device)
 
     def part(self, name: str) -> str:
@@ -102,6 +103,7 @@ def open_trained(run: Path, name: str, tell: Callable[[str], None]) -> Trained:
     set_up_torch(settings.train.threads, settings.deterministic)
     _check_same_data(folder, preparation)
     ledger, checkpoint = ledger_of(method.strategy, preparation), open_checkpoint(path)
+    preparation = preparation.at(checkpoint.round_num)
     serving, has_gate = _serving(method, preparation, folder, ledger)
     averaged = settings.evaluate.ema > 0
     own = method.strategy.gate if isinstance(method.strategy, ExpertStrategy) else ""

@@ -25,6 +25,8 @@ TITLES = {
     "fedavg own": "FedAvg with tensors of their own",
     "fedavgm": "FedAvgM",
     "fedem": "FedEM",
+    "logistic em": "EM (logistic)",
+    "advmoe": "AdvMoE",
     "fedjets": "FedJETs",
     "fedjets adam": "FedJETs with Adam",
     "fedjets avgm": "FedJETs with momentum",
@@ -35,8 +37,12 @@ TITLES = {
     "fedprox": "FedProx",
     "fedrep": "FedRep",
     "fedsgd": "FedSGD",
+    "free agent": "Free agents",
     "ifca": "IFCA",
+    "prefetch": "Experts sent ahead",
     "scaffold": "SCAFFOLD",
+    "self tuning": "Self-tuning",
+    "taskmoe": "TaskMoE",
 }
 
 VARIANTS = {

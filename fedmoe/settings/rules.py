@@ -48,6 +48,11 @@ def check_rules(settings: Settings) -> None:
         "train.compile='on' needs deterministic=false, got true: the last bits of compiled steps depend on how many "
         "clients are trained together",
     )
+    _require(
+        not (settings.evaluate.attack_eps and settings.evaluate.common_vote),
+        "evaluate.attack-eps attacks what the experts say, and needs evaluate.common-vote=0, got "
+        f"{settings.evaluate.common_vote}",
+    )
     sizes = [part.strip() for part in settings.evaluate.cold_start.split(",") if part.strip()]
     _require(
         all(part.isdecimal() and int(part) >= 1 for part in sizes),

@@ -66,6 +66,9 @@ class ClientsSettings:
     permute_labels: bool = setting(
         False, "concept shift: each domain but the first permutes the labels in its own way (domain partitions)"
     )
+    drift_round: int = setting(0, "first round in which one group's samples have drifted; 0: none do", low=0)
+    drift_group: int = setting(0, "the group that drifts: a label group by its expert, or a domain", low=0)
+    drift: str = setting("labels", "what drifts: 'labels' (permuted in the group), or a transform of its images")
     unseen: int = setting(10, "clients that take no part in training", low=1)
     samples: int = setting(0, "training samples of a client at the most; 0: all that fall to it", low=0)
     timeout: float = setting(
@@ -179,6 +182,14 @@ class EvaluateSettings:
         low=0,
         below=1,
     )
+    attack_eps: float = setting(
+        0.0,
+        "unseen clients are also tested under attack: how far a pixel may move, as a share of its range; 0: not",
+        low=0,
+        high=1,
+    )
+    attack_step: float = setting(0.0, "how far it moves in a step, likewise; 0: a quarter of that", low=0, high=1)
+    attack_steps: int = setting(10, "steps of the attack (PGD)", low=1)
     baselines: str = setting("", "strategies trained beside it on the same data, as 'fedavg,fedprox'")
 
     @property

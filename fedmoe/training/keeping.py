@@ -11,13 +11,14 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from torch import nn
 
+from fedmoe.federation.heads import gate_of
 from fedmoe.federation.job import ClientJob
 from fedmoe.federation.state import ServerState
 from fedmoe.moe.vectors import Part, Vector, parts_of
 from fedmoe.settings import TrainSettings
 from fedmoe.training.objective import Objective
 
-__all__ = ["Outcome", "Remembering", "Start", "is_trained", "kept_after", "moves", "reach", "start_of"]
+__all__ = ["HEAD", "Outcome", "Remembering", "Start", "is_trained", "kept_after", "moves", "reach", "start_of"]
 
 HEAD = "head."  # of the names of an expert's last layer
 
@@ -115,11 +116,12 @@ def start_of(
     Raises:
         ValueError: the job has a gate, and the server's state none; or something kept is not of the right size.
     """
-    if gate is not None and state.gate is None:
+    given = None if gate is None else gate_of(state, job.head)
+    if gate is not None and given is None:
         raise ValueError("the job has a gate, but the server's state holds none")
     received = [(name, expert, state.experts[i]) for name, i in zip(_names(job), job.experts, strict=False)]
-    if gate is not None and state.gate is not None:
-        received.append(("gate", gate, state.gate))
+    if gate is not None and given is not None:
+        received.append(("gate", gate, given))
     started = [_mixed(job, name, module, vector, kept) for name, module, vector in received]
 
     def found(name: str, table: Mapping[str, "Vector | np.ndarray"], prefix: str) -> tuple[Vector, ...]:

@@ -14,6 +14,7 @@ from itertools import compress
 import torch
 from torch import Tensor, nn
 
+from fedmoe.federation.heads import gate_of
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Turn
 from fedmoe.federation.merging import diverged
 from fedmoe.federation.state import ServerState
@@ -68,7 +69,7 @@ class LoopTrainer:
 
     def train_client(self, job: ClientJob, state: ServerState) -> ClientUpdate:
         """Returns what the client gives back after its local epochs."""
-        started = time.perf_counter()
+        started, state = time.perf_counter(), state.with_instead(job.instead)
         experts, gate = self._modules(job, len(state.experts))
         begun = self.place.start_of(job, state, experts[0], gate)
         _load(begun, experts, gate)
@@ -78,6 +79,7 @@ class LoopTrainer:
             self.place.lots(job, len(state.experts)),
             common=gate is not None and gate.falls_back,
         )
+        samples = replace(samples, lots=self.place.expert_lots(job))
         model = self._model(job, state, experts, gate, begun)
         loss = self._epochs(job, model, experts, gate, samples)
         trained = [to_vector(module) for module in _present(experts, gate)]
@@ -105,9 +107,10 @@ class LoopTrainer:
                 tensors += [own[name][0] for name in _trained(module, job, gate)]
             return tensors
 
-        sent = [*(state.experts[i] for i in job.experts), *([] if gate is None or state.gate is None else [state.gate])]
+        given = None if gate is None else gate_of(state, job.head)
+        sent = [*(state.experts[i] for i in job.experts), *([] if given is None else [given])]
         return LocalModel(
-            experts=lambda x_BCHW: torch.stack([expert(x_BCHW) for expert in experts]),
+            experts=lambda *given: torch.stack([expert(*given) for expert in experts]),
             gate=gate,
             expert_ids_K=torch.tensor(job.experts, device=self.place.device),
             num_experts=len(state.experts),
@@ -117,6 +120,7 @@ class LoopTrainer:
             memory={name: shaped(vectors) for name, vectors in begun.memory.items()},
             shared={name: shaped(vectors) for name, vectors in begun.shared.items()},
             given={name: torch.tensor(values, device=device) for name, values in job.given.items()},
+            span=self.place.store.span,
         )
 
     def _epochs(
@@ -180,8 +184,9 @@ class LoopTrainer:
                 part = slice(first, first + settings.batch_size)
                 x_BCHW = augment(samples.inputs(order[part]), None if lots is None else lots[part])
                 x_BCHW = x_BCHW.contiguous(memory_format=self.memory_format)
-                y_B, gate_BD, common_BC = (own[order[part]] for own in (samples.y, samples.gate_input, samples.common))
-                yield order[part], Batch(x_BCHW, y_B, gate_BD, common_BC=common_BC)
+                own = (samples.y, samples.gate_input, samples.common, samples.lots)
+                y_B, gate_BD, common_BC, lots_BL = (values[order[part]] for values in own)
+                yield order[part], Batch(x_BCHW, y_B, gate_BD, common_BC=common_BC, lots_BL=lots_BL)
 
 
 def _present(experts: Sequence[Expert], gate: Gate | None) -> list[nn.Module]:
@@ -219,4 +224,5 @@ def _counting(batch: Batch, part: str, validates_B: Tensor) -> Batch:
     counts_B = validates_B if part == "validation" else ~validates_B
     if not counts_B.any():
         return replace(batch, weight_B=counts_B.float())
-    return Batch(batch.x_BCHW[counts_B], batch.y_B[counts_B], batch.gate_BD[counts_B], None, batch.common_BC[counts_B])
+    names = ("x_BCHW", "y_B", "gate_BD", "common_BC", "lots_BL")
+    return Batch(**{name: getattr(batch, name)[counts_B] for name in names})

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fedmoe.federation.job import Term
 from fedmoe.references import load_plugin
+from fedmoe.training.attack import Span
 
 __all__ = ["Batch", "GateCopy", "LocalModel", "Objective", "load_objective", "load_terms"]
 
@@ -31,6 +32,7 @@ class Batch:
         weight_B: 1 for a sample, 0 for a row that only fills the batch up, or that does not count in this turn; `None`:
             all are samples.
         common_BC: the common expert's class logits, where the gate falls back; else an empty tensor.
+        lots_BL: numbers drawn for each sample, where the experts take any (`Expert.draws`); else of width 0.
     """
 
     x_BCHW: Tensor
@@ -38,6 +40,19 @@ class Batch:
     gate_BD: Tensor
     weight_B: Tensor | None = None
     common_BC: Tensor = field(default_factory=lambda: torch.empty(0))
+    lots_BL: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def gate_input(self, x_BCHW: Tensor, reads: str) -> Tensor:
+        """Returns what the gate reads where the inputs are these: an image it sees, of others it has its own.
+
+        Args:
+            x_BCHW: as the batch's, but for what was done to them.
+            reads: `Gate.reads`.
+        """
+        if reads != "image":
+            return self.gate_BD
+        flat_BD = x_BCHW.flatten(1)
+        return torch.cat([flat_BD, self.gate_BD[:, flat_BD.shape[1] :]], dim=1)  # lots stand behind it
 
     def mean(self, loss_B: Tensor) -> Tensor:
         """Returns the mean of a figure a sample, rows that only fill the batch up left out.
@@ -52,6 +67,11 @@ class Batch:
 
 class GateCopy(Protocol):
     """A client's gate: the module itself, or its stacked copies."""
+
+    @property
+    def reads(self) -> str:
+        """Returns `Gate.reads`."""
+        ...
 
     @property
     def falls_back(self) -> bool:
@@ -72,7 +92,8 @@ class LocalModel:
     """One client's copies.
 
     Attributes:
-        experts: x_BCHW -> logits_KBC of the held experts, in the order of `expert_ids_K`.
+        experts: x_BCHW -> logits_KBC of the held experts, in the order of `expert_ids_K`; given lots_BL as well, what
+            they say by these numbers.
         gate: `None` when the job has no gate.
         expert_ids_K: int64, their ids in the pool.
         num_experts: M.
@@ -82,9 +103,10 @@ class LocalModel:
         memory: name -> what the client has kept for its objective (`ClientJob.memory`), shaped like `trained`.
         shared: name -> the server's vectors for it (`ClientJob.shared`), likewise.
         given: name -> the client's own numbers (`ClientJob.given`), one axis.
+        span: what the inputs' pixels may be, for attacks; `None`: they are no images.
     """
 
-    experts: Callable[[Tensor], Tensor]
+    experts: Callable[..., Tensor]
     gate: GateCopy | None
     expert_ids_K: Tensor
     num_experts: int
@@ -94,14 +116,20 @@ class LocalModel:
     memory: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
     shared: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
     given: Mapping[str, Tensor] = field(default_factory=dict)
+    span: Span | None = None
 
-    def logits_KBC(self, x_BCHW: Tensor) -> Tensor:
+    def logits_KBC(self, x_BCHW: Tensor, lots_BL: Tensor | None = None) -> Tensor:
         """Returns the class logits of the held experts, adjusted by the client's label prior where that is on.
 
         Logit adjustment (Menon et al., arXiv 2007.07314, equation 10): the local loss sees `logits + log prior`, so
         that the expert itself need not learn which labels this client happens to hold.
+
+        Args:
+            x_BCHW: inputs.
+            lots_BL: `Batch.lots_BL`, for experts that take numbers by lot; `None`: they do without, as in serving.
         """
-        return self.adjusted(self.experts(x_BCHW).float())  # losses are taken in float32, whatever was computed in
+        given = (x_BCHW,) if lots_BL is None else (x_BCHW, lots_BL)
+        return self.adjusted(self.experts(*given).float())  # losses are taken in float32, whatever was computed in
 
     def adjusted(self, logits: Tensor) -> Tensor:
         """Returns class logits with the log of the client's label prior added, where that is on."""

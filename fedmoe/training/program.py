@@ -12,6 +12,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
+from fedmoe.training.attack import Span
 from fedmoe.training.objective import Batch, LocalModel, Objective
 
 __all__ = ["GIVEN", "Memory", "Program"]
@@ -36,6 +37,7 @@ class Program:
         expert_pool: the experts as received, by name, one row each.
         gate_pool: the gate as received, by name, one row.
         shared: the server's vectors that the objective sees: of the experts and the gate, rows as in the pools.
+        span: what the inputs' pixels may be.
     """
 
     objective: Objective
@@ -45,6 +47,7 @@ class Program:
     expert_pool: Mapping[str, Tensor]
     gate_pool: Mapping[str, Tensor]
     shared: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] = field(default_factory=dict)
+    span: Span | None = None
     methods: "_Methods | None" = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,9 +63,9 @@ class Program:
             experts: trained and other tensors of the experts' copies, N x K in front.
             gate: likewise of the gate's copies, N x 1 in front.
             own: what else differs between the clients: `x` (N x B x channels x height x width), `y` (N x B), `gate`
-                (N x B x D), `common` (N x B x classes, or 0), `expert_ids` and `rows` (the pool's rows that they
-                started from; N x K); where they are wanted also `weight` (N x B), `log_prior` (N x classes) and the
-                clients' own numbers (`given/NAME`).
+                (N x B x D), `common` (N x B x classes, or 0), `lots` (N x B x L), `expert_ids` and `rows` (the pool's rows that they
+                started from; N x K), `gate_rows` (likewise; N x 1); where they are wanted also `weight` (N x B),
+                `log_prior` (N x classes) and the clients' own numbers (`given/NAME`).
             memory: what the clients have kept for the objective, N in front.
         """
         losses_N: Tensor = vmap(self._loss)(experts, gate, own, memory)
@@ -84,27 +87,29 @@ class Program:
         self, experts: tuple[Tensors, Tensors], gate: tuple[Tensors, Tensors], own: Tensors, memory: Memory
     ) -> Tensor:
         """Returns the loss of one client; every tensor here is its own."""
-        rows_K = own["rows"]
+        rows_K, gate_row_1 = own["rows"], own["gate_rows"]
         model = LocalModel(
-            experts=lambda x_BCHW: self._logits_KBC(*experts, x_BCHW),
+            experts=lambda *given: self._logits_KBC(*experts, given),
             gate=None if self.methods is None else _GateCopy(self.methods, _only_copy(gate[0] | gate[1])),
             expert_ids_K=own["expert_ids"],
             num_experts=self.num_experts,
             trained=[*_by_copy(experts[0], len(rows_K)), *_only_copy(gate[0]).values()],
-            start=lambda: _rows(self.expert_pool, self.gate_pool, experts[0], gate[0], rows_K),
+            start=lambda: _rows(self.expert_pool, self.gate_pool, experts[0], gate[0], rows_K, gate_row_1),
             log_prior_C=own.get("log_prior"),
             memory={
                 name: [*_by_copy({key: kept[key] for key in experts[0]}, len(rows_K)), *_only_copy(of_gate).values()]
                 for name, (kept, of_gate) in memory.items()
             },
-            shared={name: _rows(*pools, experts[0], gate[0], rows_K) for name, pools in self.shared.items()},
+            shared={name: _rows(*pools, experts[0], gate[0], rows_K, None) for name, pools in self.shared.items()},
             given={name.removeprefix(GIVEN): value for name, value in own.items() if name.startswith(GIVEN)},
+            span=self.span,
         )
-        return self.objective(model, Batch(own["x"], own["y"], own["gate"], own.get("weight"), own["common"]))
+        batch = Batch(own["x"], own["y"], own["gate"], own.get("weight"), own["common"], own["lots"])
+        return self.objective(model, batch)
 
-    def _logits_KBC(self, trained: Tensors, fixed: Tensors, x_BCHW: Tensor) -> Tensor:
+    def _logits_KBC(self, trained: Tensors, fixed: Tensors, given: tuple[Tensor, ...]) -> Tensor:
         def logits_BC(trained: Tensors, fixed: Tensors) -> Tensor:
-            out: Tensor = functional_call(self.expert, (trained, fixed), (x_BCHW,))
+            out: Tensor = functional_call(self.expert, (trained, fixed), given)
             return out
 
         if len(next(iter((trained | fixed).values()))) == 1:  # one expert: one level of vmap less
@@ -114,11 +119,17 @@ class Program:
 
 
 def _rows(
-    expert_pool: Mapping[str, Tensor], gate_pool: Mapping[str, Tensor], experts: Tensors, gate: Tensors, rows_K: Tensor
+    expert_pool: Mapping[str, Tensor],
+    gate_pool: Mapping[str, Tensor],
+    experts: Tensors,
+    gate: Tensors,
+    rows_K: Tensor,
+    gate_row_1: Tensor | None,
 ) -> list[Tensor]:
-    """Returns a client's rows of the pools, as a list of tensors like the trained ones."""
+    """Returns a client's rows of the pools, of the gate the first without a row, as a list like the trained ones."""
     received = {name: expert_pool[name].index_select(0, rows_K) for name in experts}
-    return [*_by_copy(received, len(rows_K)), *(gate_pool[name][0] for name in gate)]
+    of_gate = [gate_pool[n][0] if gate_row_1 is None else gate_pool[n].index_select(0, gate_row_1)[0] for n in gate]
+    return [*_by_copy(received, len(rows_K)), *of_gate]
 
 
 def _by_copy(tensors: Tensors, copies: int) -> list[Tensor]:
@@ -147,7 +158,7 @@ class _GateCopy:
 
     def __init__(self, methods: _Methods, tensors: Tensors) -> None:
         self.method = methods
-        self.falls_back = methods.gate.falls_back
+        self.reads, self.falls_back = methods.gate.reads, methods.gate.falls_back
         self.tensors = {f"gate.{name}": value for name, value in tensors.items()}
 
     def scores(self, input_BD: Tensor) -> Tensor:

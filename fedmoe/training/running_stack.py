@@ -8,6 +8,7 @@ from itertools import compress
 import torch
 from torch import Tensor
 
+from fedmoe.federation.heads import gate_of
 from fedmoe.federation.job import ClientJob
 from fedmoe.federation.state import ServerState
 from fedmoe.moe.expert import Expert
@@ -108,10 +109,12 @@ class RunningStack:
         compiled: bool = False,
     ) -> None:
         self.compiled = compiled
+        state = state.with_instead(jobs[0].instead)  # all of a kind have the same
         filled = [*jobs, *([jobs[-1]] * (width - len(jobs)))]
         self.job = jobs[0]
         held = sorted({expert_id for job in jobs for expert_id in job.experts})
         row_of = {expert_id: row for row, expert_id in enumerate(held)}
+        heads = sorted({job.head for job in jobs})
         device, gate = place.device, place.gate_for(len(state.experts)).train() if jobs[0].gate else None
         self.starts = [place.start_of(job, state, buffers.expert, gate) for job in jobs]
         starts = [*self.starts, *([self.starts[-1]] * (width - len(jobs)))]
@@ -123,14 +126,16 @@ class RunningStack:
             gate=gate,
             num_experts=len(state.experts),
             expert_pool=pool_of(buffers.expert, [state.experts[i] for i in held], device),
-            gate_pool={} if gate is None or state.gate is None else pool_of(gate, [state.gate], device),
+            gate_pool={} if gate is None else pool_of(gate, given_gates(state, heads), device),
             shared=shared_pools(jobs, self.starts, held, buffers.expert, gate, device),
+            span=place.store.span,
         )
         others = (load_objective(turn.objective) for turn in self.turns[1:])
         self.programs = [self.program, *(replace(self.program, objective=objective) for objective in others)]
         self.own = {
             "expert_ids": torch.tensor([job.experts for job in filled], device=device),
             "rows": torch.tensor([[row_of[i] for i in job.experts] for job in filled], device=device),
+            "gate_rows": torch.tensor([[heads.index(job.head)] for job in filled], device=device),
         }
         priors = [place.log_prior_C(job) for job in filled]
         if priors[0] is not None:
@@ -139,7 +144,7 @@ class RunningStack:
         self.experts.fill(self.program.expert_pool, self.own["rows"])
         self.gates = None if gate is None else buffers.gates(gate, width)
         if self.gates is not None:
-            self.gates.fill(self.program.gate_pool, torch.zeros((width, 1), dtype=torch.int64, device=device))
+            self.gates.fill(self.program.gate_pool, self.own["gate_rows"])
         if jobs[0].private:
             self.experts.set([vector for start in starts for vector in start.experts])
             if self.gates is not None:
@@ -239,6 +244,11 @@ class RunningStack:
     def vectors(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
         """Returns the rows first .. last-1 as vectors, copied: of experts (rows, K, P), of the gate (rows, 1, P)."""
         return self.experts.vectors(first, last), None if self.gates is None else self.gates.vectors(first, last)
+
+
+def given_gates(state: ServerState, heads: Sequence[int]) -> list[Vector]:
+    """Returns the gates that clients get: those of these heads, or, for -1, the gate."""
+    return [gate for head in heads if (gate := gate_of(state, head)) is not None]
 
 
 def stacked_memory(

@@ -14,8 +14,9 @@ from fedmoe.data.contracts import Dataset, Ids
 from fedmoe.data.embeddings import EmbeddingTable
 from fedmoe.data.fingerprints import Fingerprints
 from fedmoe.data.population import Population
+from fedmoe.training.attack import Span
 
-__all__ = ["ClientSamples", "Lots", "SampleStore", "channel_statistics", "read_by_experts"]
+__all__ = ["ClientSamples", "Lots", "SampleStore", "channel_statistics", "normalised", "read_by_experts"]
 
 CLIENT_SHARE = 0.25  # how much a client's lot counts beside a sample's: enough to decide a mean over 100 samples
 
@@ -49,6 +50,12 @@ def read_by_experts(
     if reads != "embedding":
         raise ValueError(f"an expert reads 'image' or 'embedding', got '{reads}'")
     return embeddings_ND[:, :, None, None]
+
+
+def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Returns images (N, channels, height, width) as float32, less the mean and over the deviation: a copy."""
+    # `float()` would hand out embeddings themselves, to be overwritten.
+    return images.to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ class ClientSamples:
         mean: per-channel mean for `inputs`, shape (channels, 1, 1).
         std: likewise.
         common: the common expert's class logits (N, C) where a gate falls back to it; else C is 0.
+        lots: numbers that each sample comes with for the experts (N, L), where they take any (`Expert.draws`).
     """
 
     images: Tensor
@@ -99,10 +107,12 @@ class ClientSamples:
     mean: Tensor
     std: Tensor
     common: Tensor = field(default_factory=lambda: torch.empty(0))
+    lots: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
-        if not self.common.numel():
-            object.__setattr__(self, "common", torch.empty(len(self.y), 0, device=self.y.device))
+        for name in ("common", "lots"):
+            if not getattr(self, name).numel():
+                object.__setattr__(self, name, torch.empty(len(self.y), 0, device=self.y.device))
 
     @classmethod
     def joined(cls, clients: "Sequence[ClientSamples]") -> "ClientSamples":
@@ -125,8 +135,7 @@ class ClientSamples:
         """Returns the normalised float inputs of some rows, a copy."""
         # `index_select` copies whole images, 15 times as fast on a CPU as `images[rows]`, which goes pixel by pixel.
         images = self.images.index_select(0, rows) if isinstance(rows, Tensor) else self.images[rows]
-        # `float()` would hand out embeddings themselves, to be overwritten.
-        return images.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
+        return normalised(images, self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +210,14 @@ class SampleStore:
         )
 
     @property
+    def span(self) -> Span | None:
+        """Returns what normalised pixels may be, on the device; `None` where the experts do not read images."""
+        if self.images.dtype != np.uint8:
+            return None
+        low_C11, high_C11 = (((value - self.mean) / self.std).view(-1, 1, 1).to(self.device) for value in (0.0, 255.0))
+        return Span(low_C11, high_C11)
+
+    @property
     def in_shape(self) -> tuple[int, int, int]:
         """Returns channels, height and width of one of the experts' inputs."""
         channels, height, width = self.images.shape[1:]
@@ -238,7 +255,7 @@ class SampleStore:
         return self._take("logits", ids)
 
     def gate_input(self, ids: Ids, reads: str | None, lots: Lots | None = None) -> Tensor:
-        """Returns what the gate reads of the samples `ids`, shape (len(ids), D): no image is touched for it.
+        """Returns what the gate reads of the samples `ids`, shape (len(ids), D); no image is touched unless it does.
 
         Numbers drawn for the gate, where there are some, follow it.
 
@@ -263,8 +280,11 @@ class SampleStore:
             if len(ids) and not 0 <= ids.min() <= ids.max() < len(self.embeddings):
                 raise IndexError(f"sample ids must lie in [0, {len(self.embeddings)}), got {ids.min()} .. {ids.max()}")
             return torch.from_numpy(self.fingerprints.of(self.embeddings[ids], self.logits[ids])).to(self.device)
+        if reads == "image":
+            mean, std = (part.view(-1, 1, 1).to(self.device) for part in (self.mean, self.std))
+            return normalised(self._take("images", ids), mean, std).flatten(1)
         if reads != "lot":
-            raise ValueError(f"a gate reads 'embedding', 'fingerprint', 'group' or 'lot', got '{reads}'")
+            raise ValueError(f"a gate reads 'embedding', 'fingerprint', 'group', 'image' or 'lot', got '{reads}'")
         if lots is None:
             raise ValueError("a gate that reads lots needs them drawn; hint: load(ids, 'lot', Lots(seed, num_experts))")
         return lots.draw(len(ids)).to(self.device)
@@ -273,6 +293,8 @@ class SampleStore:
         """Returns D, the width of what the gate of a pool of `num_experts` reads."""
         if reads == "lot":
             return num_experts
+        if reads == "image":
+            return int(np.prod(self.images.shape[1:]))
         return self.num_groups if reads == "group" else int(self.embeddings.shape[1])
 
     @cached_property

@@ -31,12 +31,14 @@ class StepBatch:
         common: the common expert's logits, clients x batch x classes; of width 0 where the gate does not fall back.
         weight: 1 for a sample and 0 for a row that fills up, clients x batch; `None`: all are samples.
         validates: whether a sample is of its client's validation split, clients x batch; `None`: no turn asks.
+        lots: numbers drawn for the experts, clients x batch x L.
     """
 
     x: Tensor
     y: Tensor
     gate: Tensor
     common: Tensor
+    lots: Tensor
     weight: Tensor | None
     validates: Tensor | None = None
 
@@ -81,17 +83,17 @@ class StackSamples:
         """
         size = size or int(self.sizes_NS[0, step])
         picked = self.rows_NSB[:rows, step, :size].reshape(-1)
-        lots = None if self.lots_NSB3 is None else self.lots_NSB3[:rows, step, :size].reshape(-1, 3)
-        x = augment(self.samples.inputs(picked), lots)
-        own = (self.samples.y, self.samples.gate_input, self.samples.common)
-        y, gate, common = (part.index_select(0, picked) for part in own)
+        moves = None if self.lots_NSB3 is None else self.lots_NSB3[:rows, step, :size].reshape(-1, 3)
+        x = augment(self.samples.inputs(picked), moves)
+        own = (self.samples.y, self.samples.gate_input, self.samples.common, self.samples.lots)
+        y, gate, common, lots = (part.index_select(0, picked) for part in own)
         weight = None
         if (self.sizes_NS[:active, step] != size).any():
             ends = torch.from_numpy(self.sizes_NS[:rows, step]).to(picked.device)
             weight = (torch.arange(size, device=picked.device) < ends[:, None]).float()
-        x, y, gate, common = (part.reshape(rows, size, *part.shape[1:]) for part in (x, y, gate, common))
+        x, y, gate, common, lots = (part.reshape(rows, size, *part.shape[1:]) for part in (x, y, gate, common, lots))
         validates = None if self.validates is None else self.validates[picked].reshape(rows, size)
-        return StepBatch(x, y, gate, common, weight, validates)
+        return StepBatch(x, y, gate, common, lots, weight, validates)
 
 
 def load_stack(
@@ -120,6 +122,7 @@ def load_stack(
             for own, job in zip(ids, jobs, strict=True)
         ]
         samples = replace(samples, gate_input=torch.cat(inputs))
+    samples = replace(samples, lots=torch.cat([place.expert_lots(job) for job in jobs]))
     batch_size, augmentation = place.settings.batch_size, place.settings.augmentation
     steps = [num_steps(count, place.epochs(job), batch_size) for count, job in zip(counts, jobs, strict=True)]
     longest = max(steps)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -73,6 +74,16 @@ class Workplace:
         draws = self.gate_for(num_experts).draws if job.gate else 0
         return Lots(derive_seed(self.seed, "gate", "round", job.round_num, "client", job.client_id), num_experts, draws)
 
+    @cached_property
+    def expert_draws(self) -> int:
+        """How many numbers each sample comes with for the experts (`Expert.draws`)."""
+        return self.make_expert().draws
+
+    def expert_lots(self, job: ClientJob) -> Tensor:
+        """Returns what falls by lot for the experts, for each sample of this client in this round, on the device."""
+        seed = derive_seed(self.seed, "expert", "round", job.round_num, "client", job.client_id)
+        return Lots(seed, 0, self.expert_draws).numbers(len(self.samples_of(job))).to(self.device)
+
     def epochs(self, job: ClientJob) -> int:
         """Returns the client's passes over its samples."""
         return job.epochs or self.settings.epochs
@@ -118,10 +129,10 @@ class Workplace:
             client_id=job.client_id,
             num_examples=count,
             weight=count if job.weighting == "examples" else 1,
-            gate=sent if job.gate and job.sends else None,
-            experts=dict(zip(job.experts, trained, strict=False)) if job.sends else {},
+            gate=sent if job.gate and job.sends and not job.instead else None,
+            experts=dict(zip(job.experts, trained, strict=False)) if job.sends and not job.instead else {},
             metrics=metrics,
-            changes=outcome.changes if job.sends else {},
+            changes=dict(outcome.changes) | stood_in(job, trained) if job.sends else {},
             kept=outcome.kept,
         )
 
@@ -138,3 +149,9 @@ class Workplace:
             return None
         prior_C: NDArray[np.float64] = self.population.label_prior(ids)
         return torch.from_numpy(np.log(np.maximum(prior_C, 1e-8))).float().to(self.device)
+
+
+def stood_in(job: ClientJob, trained: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Returns what came out of the vectors that stood in for experts, by the name that it is sent under."""
+    found = dict(zip(job.experts, trained, strict=False))
+    return {f"extra/{name}": found[expert_id] for expert_id, name in job.instead.items()}

@@ -15,6 +15,8 @@ from fedmoe.moe.vectors import load_vector, tensors_of, to_vector, vector_size
 from fedmoe.references import known_names
 
 EXPERTS: dict[str, tuple[int, int, int]] = {
+    "best_response": (2, 3, 4),
+    "channel_group": (2, 8, 8),
     "cnn": (1, 8, 8),
     "expanded": (2, 3, 4),
     "head": (7, 1, 1),
@@ -100,7 +102,7 @@ def test_a_vector_holds_parameters_and_running_statistics(name: str) -> None:
     parameters = sum(parameter.numel() for parameter in expert.parameters())
     statistics = sum(2 * module.num_features for module in expert.modules() if isinstance(module, nn.BatchNorm2d))
     assert vector_size(expert) == parameters + statistics
-    assert has_batch_norm(expert) == name.startswith("resnet")
+    assert has_batch_norm(expert) == (name.startswith("resnet") or name == "channel_group")
     assert not has_batch_norm(make(name, "group"))
 
 

@@ -34,6 +34,7 @@ class Row:
 
 GATES = {
     "adaptive_threshold": Row(trains=True, softmax=False),
+    "conv_router": Row(trains=True),
     "cosine": Row(trains=True),
     "discriminant": Row(),
     "expert_choice": Row(trains=True, softmax=False),
@@ -66,8 +67,13 @@ class Methods(torch.nn.Module):
 
 
 def make(name: str, seed: int = 0, num_experts: int = NUM_EXPERTS) -> Gate:
-    width = WIDTH if gate_class(name).reads in ("embedding", "fingerprint") else num_experts
-    return build_gate(name, GateSpec(in_features=width, num_experts=num_experts, hidden=6), seed)
+    reads = gate_class(name).reads
+    if reads == "image":
+        spec = GateSpec(in_features=32, num_experts=num_experts, hidden=6, in_shape=(2, 4, 4))
+    else:
+        width = WIDTH if reads in ("embedding", "fingerprint") else num_experts
+        spec = GateSpec(in_features=width, num_experts=num_experts, hidden=6)
+    return build_gate(name, spec, seed)
 
 
 def inputs_for(gate: Gate, seed: int = 0) -> Tensor:

@@ -28,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "a gate by lot": {"gate.name": "random"},
     "a gate that is told the group": {"gate.name": "oracle"},
     "a gate that falls back on the common expert": {"gate.name": "relu", "gate.relu.bias": 0.1},
+    "a gate that reads the image": {"gate.name": "conv_router", "gate.conv_router.channels": 3},
     "a gate that averages over draws": {"gate.name": "gumbel", "gate.gumbel.samples": 4},
     "domains": {"clients.partition": "domain", "clients.domains": "identity,rotate90,negative"},
     "FedPrints, which brings its own gate": {

@@ -64,6 +64,12 @@ EDGES = {
         (False, True),
         r"train.compile='on' needs deterministic=false, got true: the last bits .* are trained together",
     ),
+    "an attack on a vote": (
+        {"evaluate.attack-eps": 0.1},
+        "evaluate.common-vote",
+        (0.0, 0.2),
+        r"evaluate.attack-eps attacks what the experts say, and needs evaluate.common-vote=0, got 0.2",
+    ),
     "a cold start has a sample": (
         {},
         "evaluate.cold-start",

@@ -51,9 +51,9 @@ def test_a_round_costs_what_its_vectors_do(
         returned.append(sum(map(cost, update.vectors().values())))
         add(sums, update)
 
-    def seen(federation: Any, jobs: Any, state: ServerState, payload: Any) -> Any:
+    def seen(federation: Any, jobs: Any, state: ServerState, *others: Any) -> Any:
         sent.append(state)
-        return work(federation, jobs, state, payload)
+        return work(federation, jobs, state, *others)
 
     monkeypatch.setattr(Sums, "add", counted)
     monkeypatch.setattr(orders, "_work", seen)

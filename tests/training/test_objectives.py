@@ -17,6 +17,7 @@ from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.vectors import parts_of, to_vector
 from fedmoe.references import known_names
 from fedmoe.settings import TrainSettings
+from fedmoe.training.attack import Span
 from fedmoe.training.keeping import is_trained, kept_after, reach, start_of
 from fedmoe.training.objective import Batch, LocalModel, load_objective
 from fedmoe.training.objectives.control import Control
@@ -44,6 +45,11 @@ OBJECTIVES: dict[str, list[Row]] = {
     "mixture": [Row({"output": o, "renormalise": r}) for o in ("probability", "logit") for r in (True, False)],
     "prox": [Row({"mu": 0.3}, experts=False, gate=False)],  # at its start the penalty is at its least
     "switch": [Row({"weight": 0.5}, experts=False)],
+    "trades": [
+        Row({"eps": 0.1, "step": 0.05}),
+        Row({"eps": 0.1, "step": 0.05, "routing": 3.0, "output": "logit"}),
+        Row({"eps": 0.1, "step": 0.05, "beta": 0.0, "routing": 3.0}, experts=False, gate=False),
+    ],
 }
 ROWS = [(name, row) for name, rows in OBJECTIVES.items() for row in rows]
 
@@ -75,6 +81,7 @@ def local_model(held: tuple[int, ...] = (2, 0), seed: int = 0, gate: bool = True
         memory={"control": own},
         shared={"control": ours},
         given={"shares": torch.tensor([0.3, 0.7])[: len(held)]},
+        span=Span(torch.full((1, 1, 1), -3.0), torch.full((1, 1, 1), 3.0)),
         modules=experts,
         module=module,
     )

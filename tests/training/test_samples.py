@@ -96,7 +96,11 @@ def test_what_the_gate_reads_has_the_width_that_is_told(store: SampleStore) -> N
     np.testing.assert_array_equal(groups.argmax(dim=1).numpy(), store.groups[ids])
     assert torch.equal(groups.sum(dim=1), torch.ones(20))
     assert store.gate_input(ids, "lot", Lots(1, 3)).shape == (20, store.gate_width("lot", 3))
-    with pytest.raises(ValueError, match="a gate reads 'embedding', 'fingerprint', 'group' or 'lot', got 'label'"):
+    images = store.gate_input(ids, "image")
+    assert images.shape == (20, store.gate_width("image", 3))
+    assert torch.equal(images, store.load(ids).inputs(slice(None)).flatten(1)), "as the experts read them"
+    known = "'embedding', 'fingerprint', 'group', 'image' or 'lot'"
+    with pytest.raises(ValueError, match=f"a gate reads {known}, got 'label'"):
         store.gate_input(ids, "label")
     with pytest.raises(ValueError, match="needs them drawn"):
         store.load(ids, "lot")

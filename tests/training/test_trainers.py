@@ -16,8 +16,7 @@ from torch.nn.functional import cross_entropy
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Term, Turn
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.preparation import prepare_run
-from fedmoe.moe.construction import build_expert, build_gate, gate_class
-from fedmoe.moe.gate import GateSpec
+from fedmoe.moe.construction import build_expert, build_gate, gate_class, gate_spec
 from fedmoe.references import known_names
 from fedmoe.training import stacked
 from fedmoe.training.job_kind import examine
@@ -45,7 +44,10 @@ class Row:
 MIXTURE = Term("mixture")
 TERM = "tests.training.test_trainers:Weighted"
 LOW_RANK = {"experts.model": "low_rank", "common-expert.model": "mlp", "experts.low_rank.rank": 2}
+ROUTER = {"gate.name": "conv_router", "gate.conv_router.channels": 3}
+ATTACK = {"eps": 0.1, "step": 0.06, "steps": 2}
 HEADS = {"experts.model": "head", "common-expert.model": "mlp"}
+BEST = {"experts.model": "best_response", "common-expert.model": "mlp"}
 ROWS: dict[str, Row] = {
     "dense": Row((Term("dense"),), held=1, gate=False),
     "dense, which leaves out one of two": Row((Term("dense"),), settings={"train.weight-decay": 0.1}),
@@ -108,6 +110,17 @@ ROWS: dict[str, Row] = {
     "mixture and importance": Row((MIXTURE, Term("importance", {"weight": 0.1})), held=3),
     "mixture and load": Row((MIXTURE, Term("load", {"weight": 0.1})), held=3),
     "mixture and switch": Row((MIXTURE, Term("switch", {"weight": 0.1})), held=3),
+    "mixture and TRADES": Row((MIXTURE, Term("trades", ATTACK)), settings=ROUTER),
+    "mixture and TRADES of the routing too": Row(
+        (MIXTURE, Term("trades", {**ATTACK, "routing": 2.0, "output": "logit"})), held=3, settings=ROUTER
+    ),
+    "anchor and TRADES, CNN": Row(
+        (Term("anchor"), Term("trades", {**ATTACK, "routing": 2.0})),
+        held=1,
+        settings=ROUTER | {"experts.model": "cnn", "experts.width": 2, "clients.samples": 20},
+    ),
+    "dense and TRADES": Row((Term("dense"), Term("trades", ATTACK)), held=1, gate=False),
+    "TRADES with a gate on embeddings": Row((MIXTURE, Term("trades", ATTACK))),
     "the client's own numbers": Row((Term(TERM),), gate=False),
     "likelihood in the client's shares": Row((Term("likelihood"),), gate=False),
     "likelihood and control": Row(
@@ -138,6 +151,20 @@ ROWS: dict[str, Row] = {
     "expanded": Row((MIXTURE,), settings={"experts.model": "expanded"}),
     "expanded, private ranges and biases": Row(
         (MIXTURE,), settings={"experts.model": "expanded"}, job={"private": ("*.range", "body.*.bias")}
+    ),
+    "best response, drawn": Row((Term("drawn"),), held=1, gate=False, settings=BEST | {"train.epochs": 2}),
+    "best response, two turns": Row(
+        (),
+        held=1,
+        gate=False,
+        settings=BEST,
+        job={
+            "private": ("hyper*",),
+            "turns": (
+                Turn(objective=(Term("drawn"),), trains=("body", "head", "-hyper*"), part="training"),
+                Turn(objective=(Term("dense"),), trains=("hyper*",), part="validation"),
+            ),
+        },
     ),
     "heads": Row((MIXTURE,), settings=HEADS | {"train.epochs": 2}),
     "one head": Row((Term("dense"), Term("prox", {"mu": 0.5})), held=1, gate=False, settings=HEADS),
@@ -205,11 +232,8 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             seed=seed, **{k.replace(".", "__").replace("-", "_"): v for k, v in row.settings.items()}
         )
         preparation = prepare_run(settings, torch.device("cpu"), lambda text: None)
-        gate = GateSpec(
-            in_features=preparation.store.gate_width(gate_class(settings.gate.name).reads, settings.experts.num),
-            num_experts=settings.experts.num,
-            hidden=settings.gate.hidden,
-        )
+        width = preparation.store.gate_width(gate_class(settings.gate.name).reads, settings.experts.num)
+        gate = gate_spec(settings, settings.gate.name, width, settings.experts.num, preparation.store.in_shape)
         resident = build_gate(settings.gate.name, gate, 0)
         place = Workplace(
             make_expert=lambda: build_expert(settings.experts.model, preparation.spec, 0),
