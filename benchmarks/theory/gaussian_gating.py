@@ -97,7 +97,7 @@ def fitted(
 
 
 def errors_of(found: TopKMixture, true: TopKMixture) -> dict[str, float]:
-    """Returns Hellinger distance, Voronoi loss, and the mean error of each kind of parameter in its cell.
+    """Returns Hellinger distance, Voronoi loss, and each kind of parameter's error in its cell: the mean, the greatest.
 
     Cells go by lines and deviations; a copy counts by its mean weight over inputs in (0, 1). Slopes are those by an
     input whose deviation is 1: the loss's powers depend on units.
@@ -120,7 +120,13 @@ def errors_of(found: TopKMixture, true: TopKMixture) -> dict[str, float]:
     shift = float(use_M[last] @ gates[0][last, 0] / use_M[last].sum()) - float(gates[1][cells_M[-1], 0])
     slopes = {"gate slopes": gates[0][:, :1] - shift}, {"gate slopes": gates[1][:, :1]}
     told |= cell_errors(*slopes, cells_M, use_M, use_T)
+    farther = {
+        f"{kind}, farther copy": float(np.abs(own[kind] - wanted[kind][cells_M]).max())
+        for own, wanted in (kinds, slopes)
+        for kind in own
+    }
     return {
+        **farther,
         "density": hellinger(found, true),
         "voronoi": voronoi_loss(gates[0], gates[1], kinds[0], kinds[1], cells_M),
         **told,

@@ -93,8 +93,18 @@ def measure(row: str, seed: int, small: bool) -> Figures:
     with torch.no_grad():
         right = (expert(test[0][:, :, None, None]).argmax(dim=1) == test[1]).double().mean()
         loss = cross_entropy(expert(valid[0][:, :, None, None]), valid[1])
-    curves = {f"{kind}/{mark}": rates[mark * (len(rates) - 1) // MARKS][n] for mark in range(MARKS + 1) for n, kind in enumerate(KINDS)}
-    return {"inputs": rates[-1][0], "units": rates[-1][1], "accuracy": 100 * float(right), "loss": float(loss), **curves}
+    curves = {
+        f"{kind}/{mark}": rates[mark * (len(rates) - 1) // MARKS][n]
+        for mark in range(MARKS + 1)
+        for n, kind in enumerate(KINDS)
+    }
+    return {
+        "inputs": rates[-1][0],
+        "units": rates[-1][1],
+        "accuracy": 100 * float(right),
+        "loss": float(loss),
+        **curves,
+    }
 
 
 def draw(results: Results, figure: Figure) -> None:
@@ -115,7 +125,9 @@ def draw(results: Results, figure: Figure) -> None:
         found, label = np.array(runs), "tuned" if tuned else "left at the start"
         spread = found.std(axis=1, ddof=min(1, found.shape[1] - 1))
         places = np.array(STARTS) + 0.02 * number
-        panels[2].errorbar(places, found.mean(axis=1), yerr=spread, fmt="oD"[number], color=f"C{7 * number}", label=label, markersize=4)
+        panels[2].errorbar(
+            places, found.mean(axis=1), yerr=spread, fmt="oD"[number], color=f"C{7 * number}", label=label, markersize=4
+        )
     panels[2].set_xlabel("rates at the start")
     panels[2].set_ylabel("accuracy on test samples, %")
     panels[2].legend(frameon=False, fontsize=8)

@@ -167,7 +167,9 @@ def measure(row: str, seed: int, small: bool) -> Figures:
         "all": float(np.mean(by_task)),
         "conflict": float(np.mean([by_task[task] for task in CONFLICT])),
         "others": float(np.mean([by_task[task] for task in OLD if task not in CONFLICT])),
-        "cost": float(np.mean([own - accuracy(more, test[task], task) for task, own in zip(OLD, by_task, strict=True)])),
+        "cost": float(
+            np.mean([own - accuracy(more, test[task], task) for task, own in zip(OLD, by_task, strict=True)])
+        ),
         "added": accuracy(more, test[UNRELATED], UNRELATED),
     }
     if kind.mixture:

@@ -15,13 +15,13 @@ from fedmoe.seeding import numpy_stream
 __all__ = ["EXPERIMENT", "ROWS", "truth"]
 
 SIZES, SMALL_SIZES = (100, 316, 1_000, 3_162, 10_000, 31_623), (316, 3_162)
-REPETITIONS, SMALL_REPETITIONS = 6, 3
+REPETITIONS, SMALL_REPETITIONS = 4, 3
 ROWS = {
     "two experts for two": [0, 1],
     "three for two: one there twice": [0, 1, 1],
 }
 KINDS = ("gate slopes", "slopes", "intercepts", "variance")
-NAMES = ("density", "voronoi", *KINDS)
+NAMES = ("density", "voronoi", *KINDS, "gate slopes, farther copy", "slopes, farther copy")
 
 
 def truth() -> TopKMixture:
@@ -51,7 +51,11 @@ def measure(row: str, seed: int, small: bool) -> Figures:
 def draw(results: Results, figure: Figure) -> None:
     """Draws density, Voronoi loss and the experts' slopes over the number of samples."""
     panels = figure.subplots(1, 3, sharex=True)
-    shown = (("density", "Hellinger distance"), ("voronoi", "Voronoi loss"), ("slopes", "Error of the experts' slopes"))
+    shown = (
+        ("density", "Hellinger distance"),
+        ("voronoi", "Voronoi loss"),
+        ("gate slopes", "Error of the gate's slopes"),
+    )
     for axes, (name, title) in zip(panels, shown, strict=True):
         for (row, runs), colour in zip(results.items(), ("black", "tab:red"), strict=True):
             sizes = [int(key.rsplit(" ", 1)[1]) for key in runs[0] if key.startswith(f"{name} at ")]
@@ -76,6 +80,8 @@ EXPERIMENT = Experiment(
         "slopes": "expert slopes a",
         "intercepts": "intercepts b",
         "variance": "variances",
+        "gate slopes, farther copy": "b1 of the expert that is farthest off",
+        "slopes, farther copy": "a of it",
     },
     digits={},
 )
