@@ -8,7 +8,7 @@ from fedmoe.errors import SettingsError
 from fedmoe.federation.job import ClientJob, Term, Turn
 from fedmoe.federation.shared import alike, places_of
 from fedmoe.federation.state import ServerState
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.moe.construction import expert_reads, shared_tensors
 from fedmoe.settings import Settings
 from strategies.fedjets import FedJETs

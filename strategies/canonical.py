@@ -9,7 +9,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmoe.errors import SettingsError
 from fedmoe.federation.job import ClientJob
 from fedmoe.federation.state import ServerState
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.flower.wrapper import Wrapper
 from fedmoe.settings import Settings
 

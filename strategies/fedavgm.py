@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fedmoe.errors import SettingsError
 from fedmoe.federation.server_optimiser import Momentum, no_batch_norm, stepped
 from fedmoe.federation.state import ServerState
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.settings import Settings
 

@@ -15,7 +15,7 @@ from fedmoe.federation.life_cycle import Duel, Event, Life, LifeCycle, lives_fro
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.federation import Federation
 from fedmoe.flower.newborn import STARTS
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.flower.wrapper import Wrapper
 
 __all__ = ["FreeAgent"]

@@ -7,7 +7,7 @@ from fedmoe.errors import SettingsError
 from fedmoe.federation.job import ClientJob
 from fedmoe.federation.sparse import shrunk
 from fedmoe.federation.state import ServerState
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.flower.wrapper import Wrapper
 
 __all__ = ["Lasso"]

@@ -14,7 +14,7 @@ from fedmoe.federation.logistic_mixture import LogisticMixture
 from fedmoe.federation.logistic_sums import Floats
 from fedmoe.federation.packed_sums import PackedSums, SumsShape
 from fedmoe.federation.state import ServerState
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.moe.construction import is_linear
 from fedmoe.moe.vectors import Vector

@@ -13,7 +13,7 @@ from fedmoe.federation.job import ClientJob
 from fedmoe.federation.ledger import RoundBytes
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.federation import Federation
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.flower.wrapper import Wrapper
 from fedmoe.seeding import numpy_stream
 

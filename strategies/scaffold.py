@@ -9,7 +9,7 @@ from fedmoe.errors import SettingsError
 from fedmoe.federation.job import ClientJob, Term
 from fedmoe.federation.merging import merge_sums
 from fedmoe.federation.state import ServerState
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.settings import Settings
 

@@ -14,7 +14,7 @@ from fedmoe.federation.heads import HEADS, KEYS
 from fedmoe.federation.job import ClientJob, Term
 from fedmoe.federation.merging import merge_sums
 from fedmoe.federation.state import ServerState
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.references import load_plugin
 from fedmoe.settings import Settings

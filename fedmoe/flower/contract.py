@@ -12,7 +12,7 @@ from fedmoe.federation.merging import merge_sums
 from fedmoe.federation.sampling import matched_count, sample_clients
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.federation import Federation
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.settings import Settings
 
 __all__ = ["Contract"]

@@ -30,8 +30,8 @@ from fedmoe.flower.crew import Crew
 from fedmoe.flower.devices import choose_device
 from fedmoe.flower.federation import Recorder
 from fedmoe.flower.node import Node
-from fedmoe.flower.orders import mean_seconds
 from fedmoe.flower.preparation import Preparation
+from fedmoe.flower.replies import mean_seconds
 from fedmoe.flower.wire import job_to_json, record_of, state_of
 from fedmoe.seeding import numpy_stream
 

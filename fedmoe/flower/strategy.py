@@ -17,15 +17,8 @@ from fedmoe.federation.sparse import nonzeros_of
 from fedmoe.federation.state import ServerState, moving_average
 from fedmoe.flower.contract import Contract
 from fedmoe.flower.federation import Federation
-from fedmoe.flower.orders import (
-    evaluate_orders,
-    gather_evaluation,
-    gather_rankings,
-    gather_training,
-    measure_order,
-    rank_orders,
-    train_orders,
-)
+from fedmoe.flower.orders import evaluate_orders, measure_order, rank_orders, train_orders
+from fedmoe.flower.replies import gather_evaluation, gather_rankings, gather_training
 from fedmoe.flower.roster import Roster, call_roster, exchange
 from fedmoe.flower.wire import decode, record_of, state_of
 from fedmoe.moe.vectors import Vector

@@ -13,7 +13,7 @@ from fedmoe.federation.assignment import Assignment, Rankings
 from fedmoe.federation.job import ClientJob
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.federation import Federation
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.settings import Settings
 

@@ -23,7 +23,7 @@ from fedmoe.federation.state import ServerState
 from fedmoe.flower.crew import Crew
 from fedmoe.flower.devices import worker_count
 from fedmoe.flower.node import Node
-from fedmoe.flower.orders import Replies
+from fedmoe.flower.replies import Replies
 from fedmoe.flower.slab import Slab
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.worker import Worker

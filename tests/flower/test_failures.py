@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-import fedmoe.flower.node as node
+import fedmoe.flower.serving_node as node
 from fedmoe.errors import RoundError
 from fedmoe.flower.local_grid import LocalGrid
 from fedmoe.recording.checkpoints import load_checkpoint

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import fedmoe.flower.node as node
+import fedmoe.flower.serving_node as node
 from fedmoe.data.content_cache import PreparedData
 from fedmoe.errors import RoundError, SettingsError
 from fedmoe.flower.methods import methods_of

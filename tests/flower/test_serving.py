@@ -8,7 +8,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-import fedmoe.flower.node as node
+import fedmoe.flower.serving_node as node
 from fedmoe.federation.assignment import Assignment, Rankings, top_k
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.settings import Settings
@@ -65,14 +65,14 @@ def test_no_more_are_served_at_once_than_memory_shall_hold(tmp_path: Path, most:
 
 
 def test_ranking_by_the_gate_touches_no_image(tmp_path: Path) -> None:
-    real, asked = node.Node.rank, []
+    real, asked = node.ServingNode.rank, []
 
-    def rank(self: node.Node, order: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
+    def rank(self: node.ServingNode, order: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
         asked.extend(order["clients"])
         with mock.patch.object(SampleStore, "load", side_effect=AssertionError("an image was read")):
             return real(self, order, arrays)
 
-    with mock.patch.object(node.Node, "rank", rank):
+    with mock.patch.object(node.ServingNode, "rank", rank):
         run = run_small(tmp_path, settings=small_config(num_server_rounds=1))
     assert len(asked) == 3
     assert rounds_of(run)[0]["failures"] == []

@@ -317,7 +317,7 @@ def test_a_training_client_is_tested_by_the_fine_tuned_model_of_plain_torch(
         made[client_id] = state.experts[0]
         return state
 
-    monkeypatch.setattr("fedmoe.flower.node.fine_tuned", noted)
+    monkeypatch.setattr("fedmoe.flower.serving_node.fine_tuned", noted)
     name, changes = "fedavg_finetuned", {"evaluate__seen": 6, "evaluate__samples": 40, "train__trainer": trainer}
     folder, settings = run(tmp_path / name, name, strategy__fedavg_finetuned__epochs=epochs, **changes)
     fedavg, _ = run(tmp_path / "fedavg", "fedavg", **changes)

@@ -363,7 +363,7 @@ def test_it_serves_a_client_that_it_has_never_seen(name: str, arguments: dict[st
 @pytest.mark.parametrize(("name", "arguments"), CASES)
 def test_merging_nothing_changes_nothing(name: str, arguments: dict[str, Any]) -> None:
     from fedmoe.federation.merging import Sums
-    from fedmoe.flower.orders import Replies
+    from fedmoe.flower.replies import Replies
 
     strategy = build(name, arguments)
     rng = np.random.default_rng(0)

@@ -9,10 +9,10 @@ from unittest import mock
 import numpy as np
 import pytest
 
-import fedmoe.flower.orders as orders
 from fedmoe.federation.job import ClientUpdate
 from fedmoe.federation.merging import sums_of_updates
-from fedmoe.flower.orders import Replies, gather_rankings, gather_training
+from fedmoe.flower import replies as gathering
+from fedmoe.flower.replies import Replies, gather_rankings, gather_training
 from fedmoe.flower.wire import row_of
 
 COHORTS = {1001: (3, 8), 1002: (0, 9, 11), 1003: (5,), 1004: (7, 20)}
@@ -53,7 +53,7 @@ def reply(node_id: int, of: dict[int, ClientUpdate], merges: str, exact: bool) -
 
 
 def gathered(replies: Iterable[SimpleNamespace], merges: str, exact: bool) -> Replies:
-    with mock.patch.object(orders, "decode", lambda one: one.told):
+    with mock.patch.object(gathering, "decode", lambda one: one.told):
         return gather_training(1, replies, COHORTS, merges, exact)  # type: ignore[arg-type]
 
 
@@ -96,7 +96,7 @@ def test_one_nodes_arrays_are_in_memory_at_a_time() -> None:
         alive.append(weakref.ref(next(iter(arrays.values()))))
         return payload, arrays
 
-    with mock.patch.object(orders, "decode", decoded):
+    with mock.patch.object(gathering, "decode", decoded):
         gather_training(1, [reply(node_id, of, "sums", True) for node_id in COHORTS], COHORTS, "sums", True)  # type: ignore[misc]
     assert len(alive) == len(COHORTS)
 
@@ -108,7 +108,7 @@ def test_clients_of_a_silent_and_of_a_failed_node_are_named() -> None:
     rankings = {"rankings": {"3": [0.25, 0.75], "8": [1.0, 0.0]}, "failures": []}
     failed = answer(1003, has_error=lambda: True, error=SimpleNamespace(reason="out of memory"))
     good = answer(1001, has_error=lambda: False, told=(rankings, {}))
-    with mock.patch.object(orders, "decode", lambda one: one.told):
+    with mock.patch.object(gathering, "decode", lambda one: one.told):
         got, failures = gather_rankings(4, [failed, good], COHORTS)  # type: ignore[list-item]
     assert got == {3: (0.25, 0.75), 8: (1.0, 0.0)}
     silent = "the node did not answer in time"
