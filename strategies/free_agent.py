@@ -99,10 +99,11 @@ class FreeAgent(Wrapper):
     def jobs(self, round_num: int, client_id: int, held: tuple[int, ...]) -> Sequence[ClientJob]:
         """Returns the client's jobs, which report, and for experts on probation those again with their candidates."""
         own = self.inner.jobs(round_num, client_id, held)
-        found = [replace(job, reports=job.sends and not job.instead) for job in own]
-        for job in own:
+        trains = [job.sends and not (job.instead or job.question) for job in own]
+        found = [replace(job, reports=trained) for job, trained in zip(own, trains, strict=True)]
+        for job, trained in zip(own, trains, strict=True):
             instead = {i: shadow(i) for i in job.experts if shadow(i) in self.state.extras}
-            if instead and job.sends and not job.instead:
+            if instead and trained:
                 found.append(replace(job, instead=instead, reports=True))
         return found
 

@@ -16,7 +16,7 @@ OWN = "hyper*"  # the tensors of an expert that are its hyper-parameters
 
 @dataclass
 class SelfTuning(ExpertStrategy):
-    """FedAvg over best-response experts (MacKay et al., arXiv 1903.03088), each client with hyper-parameters of its own.
+    """FedAvg over best-response experts (MacKay et al., arXiv 1903.03088); hyper-parameters are each client's own.
 
     Each batch is stepped on twice. First the weights, on those samples that are not set aside: with hyper-parameters
     drawn around the client's own, and what these make of training (dropout). Then the hyper-parameters, on the fifth of

@@ -153,6 +153,7 @@ class TaskMoE(ExpertStrategy):
 
     def _key_of(self, task: int, means_SD: NDArray[Any]) -> NDArray[np.float32]:
         """Returns the mean of the means that clients of this task have told."""
-        told = [client for client in np.flatnonzero(~np.isnan(means_SD).any(axis=1)) if self.task_of(client) == task]
+        known = np.flatnonzero(~np.isnan(means_SD).any(axis=1)).tolist()
+        told = [client for client in known if self.task_of(client) == task]
         mean_D: NDArray[np.float32] = means_SD[told].mean(axis=0)
         return mean_D

@@ -4,7 +4,7 @@
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -19,7 +19,7 @@ from fedmoe.seeding import numpy_stream
 
 __all__ = ["EXPERIMENT", "ROWS", "path", "samples", "starts", "support", "truth", "values"]
 
-SAMPLES, FEATURES, ACTIVE, TESTED = 200, 200, 5, 5_000
+FEATURES, ACTIVE, TESTED = 200, 5, 5_000  # as many samples as features
 STRENGTHS = tuple(float(value) for value in np.geomspace(0.2, 0.005, 12))
 RIDGES = tuple(float(value) for value in np.geomspace(1.0, 0.003, 8))
 STARTS = 4
@@ -62,15 +62,19 @@ def starts(x_NP: Floats, y_N: Floats, count: int, stream: np.random.Generator) -
 
 
 def path(
-    penalties: Iterable[Penalty], x_NP: Floats, y_N: Floats, count: int, stream: np.random.Generator
+    penalties: Sequence[Penalty], x_NP: Floats, y_N: Floats, count: int, stream: np.random.Generator
 ) -> list[Mixture]:
-    """Returns the fit at each penalty: the best, by the penalised objective, of some starts and of the last one's."""
+    """Returns each penalty's fit: the best, by the penalised objective, of some starts and of the last one's fit."""
     found: list[Mixture] = []
     for penalty in penalties:
         begun = [*starts(x_NP, y_N, count, stream), *found[-1:]]
-        ends = [fit(start, penalty, x_NP, y_N) for start in begun]
-        found.append(min(ends, key=lambda own, penalty=penalty: objective(own, penalty, x_NP, y_N)))  # type: ignore[misc]
+        found.append(best([fit(start, penalty, x_NP, y_N) for start in begun], penalty, x_NP, y_N))
     return found
+
+
+def best(fits: Sequence[Mixture], penalty: Penalty, x_NP: Floats, y_N: Floats) -> Mixture:
+    """Returns the one with the smallest penalised objective."""
+    return min(fits, key=lambda own: objective(own, penalty, x_NP, y_N))
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,12 @@ class Run:
 @cache
 def run(seed: int, small: bool) -> Run:
     """Returns the seed's data and paths."""
-    stream, size = numpy_stream(seed, "lasso"), 120 if small else FEATURES
+    stream, size = numpy_stream(seed, "lasso"), FEATURES
     train, valid, test = (samples(truth(size), count, stream) for count in (size, size, TESTED))
-    strengths, count = STRENGTHS[1:9:2] if small else STRENGTHS, 3 if small else STARTS
+    strengths, count = STRENGTHS[3:6] if small else STRENGTHS, 3 if small else STARTS
 
     def fits(penalties: Iterable[Penalty]) -> tuple[Mixture, ...]:
-        return tuple(path(penalties, *train, count, numpy_stream(seed, "lasso", "starts")))
+        return tuple(path(list(penalties), *train, count, numpy_stream(seed, "lasso", "starts")))
 
     return Run(
         train,
@@ -110,7 +114,7 @@ def run(seed: int, small: bool) -> Run:
         test,
         l1=fits(Penalty(strength) for strength in strengths),
         raw=fits(Penalty(strength, scaled=False) for strength in strengths),
-        l2=fits(Penalty(strength, "l2") for strength in (RIDGES[::3] if small else RIDGES)),
+        l2=fits(Penalty(strength, "l2") for strength in (RIDGES[3:4] if small else RIDGES)),
     )
 
 
@@ -119,11 +123,11 @@ def chosen(row: str, own: Run, seed: int) -> Mixture:
     kind, size = ROWS[row], own.train[0].shape[1]
     if kind in ("l2", "raw", "valid"):
         return min({"l2": own.l2, "raw": own.raw, "valid": own.l1}[kind], key=lambda fit: score(fit, *own.valid))
-    best = min(own.l1, key=lambda fit: 2 * len(own.train[1]) * score(fit, *own.train) + values(fit) * np.log(size))
+    sparse = min(own.l1, key=lambda fit: 2 * len(own.train[1]) * score(fit, *own.train) + values(fit) * np.log(size))
     if kind == "bic":
-        return best
+        return sparse
     if kind == "again":
-        return among(support(best), best, own)
+        return among(support(sparse), sparse, own)
     free, stream = Penalty(0.0), numpy_stream(seed, "lasso", "starts")
     if kind == "none":
         return path([free], *own.train, STARTS, stream)[0]
@@ -166,7 +170,7 @@ def measure(row: str, seed: int, small: bool) -> Figures:
     if ROWS[row] == "valid":
         counts = [values(fit) for fit in own.l1]
         figures["falls"] = float(sum(after < before for before, after in itertools.pairwise(counts)))
-        for strength, fit in zip(STRENGTHS[1:9:2] if small else STRENGTHS, own.l1, strict=True):
+        for strength, fit in zip(STRENGTHS[3:6] if small else STRENGTHS, own.l1, strict=True):
             figures |= {f"score at {strength:.4f}": score(fit, *own.test), f"values at {strength:.4f}": values(fit)}
             figures[f"active at {strength:.4f}"] = len(set(support(fit)) & set(range(ACTIVE)))
     return figures
@@ -195,7 +199,7 @@ def draw(results: Results, figure: Figure) -> None:
         left.axhline(level, color=colour, ls="--", lw=1, label=row)
     left.set_yscale("log")
     left.set_ylabel("negative log-likelihood of new samples, nats")
-    left.legend(fontsize=8, frameon=False)
+    left.legend(fontsize=8, frameon=False, loc=(0.18, 0.7))
     right.set_yscale("log")
     right.set_ylabel("slopes that are not 0, of 600 (8 in truth)")
 

@@ -16,7 +16,7 @@ from benchmarks.theory.federated import federated_run
 
 __all__ = ["EXPERIMENT", "ROWS"]
 
-ROUNDS, EVERY = 60, 5
+ROUNDS, EVERY = 40, 5
 SMALL_ROUNDS = 10
 
 

@@ -26,7 +26,7 @@ from fedmoe.seeding import derive_seed, torch_stream
 __all__ = ["EXPERIMENT", "ROWS", "MultiTask", "TaskData", "parameters_of", "tasks_of"]
 
 RULE, PLACE, CLASSES, EXPERTS = 12, 4, 5, 4  # values of z and of c, labels, M
-STEPS, BATCH, LEARNING_RATE = 1500, 32, 1e-2
+STEPS, BATCH, LEARNING_RATE = 3000, 32, 1e-2
 RULES = (0, 0, 1, 1, 2)  # of tasks 0 to 4: R, R, S, S, T
 PLACES = (0, 1, 1, 2, 3)
 OLD = (0, 1, 2, 3)
@@ -40,12 +40,20 @@ CLIENTS, SAMPLES, AWAY = 20, 100, 0.5  # unseen clients, samples of each, how fa
 
 @dataclass(frozen=True)
 class Row:
-    """What learns: one network or a mixture, whether it reads the task too, whether each task has its gate."""
+    """What learns: one network or a mixture, whether it reads the task too, whether each task has its gate.
+
+    With `grows` the fifth task brings an expert with it.
+    """
 
     width: int
     mixture: bool = True
     told: bool = False
     heads: bool = False
+    grows: bool = False
+
+    def experts(self, tasks: int) -> int:
+        """Returns M for so many tasks."""
+        return (EXPERTS + (self.grows and tasks > len(OLD))) if self.mixture else 1
 
 
 ROWS: Mapping[str, Row] = {
@@ -54,6 +62,7 @@ ROWS: Mapping[str, Row] = {
     "mixture, shared gate": Row(width=14),
     "mixture, shared gate, told the task": Row(width=12, told=True),
     "mixture, a gate for each task": Row(width=12, heads=True),
+    "likewise, a fifth expert with the fifth task": Row(width=12, heads=True, grows=True),
 }
 
 
@@ -104,9 +113,9 @@ class MultiTask(nn.Module):
         self.row, self.tasks = row, tasks
         features = RULE + PLACE + (tasks if row.told else 0)
         spec = ExpertSpec(in_shape=(features, 1, 1), num_classes=CLASSES, width=row.width)
-        seeds = [derive_seed(seed, "task_moe", "expert", number) for number in range(EXPERTS)]
-        self.experts = nn.ModuleList(build_expert("mlp", spec, own) for own in seeds[: EXPERTS if row.mixture else 1])
-        gate = GateSpec(in_features=features, num_experts=EXPERTS, hidden=0)
+        seeds = [derive_seed(seed, "task_moe", "expert", number) for number in range(row.experts(tasks))]
+        self.experts = nn.ModuleList(build_expert("mlp", spec, own) for own in seeds)
+        gate = GateSpec(in_features=features, num_experts=row.experts(tasks), hidden=0)
         count = (tasks if row.heads else 1) if row.mixture else 0
         self.gates = nn.ModuleList(build_gate("softmax", gate, seed) for _ in range(count))
 
@@ -167,13 +176,16 @@ def measure(row: str, seed: int, small: bool) -> Figures:
         "all": float(np.mean(by_task)),
         "conflict": float(np.mean([by_task[task] for task in CONFLICT])),
         "others": float(np.mean([by_task[task] for task in OLD if task not in CONFLICT])),
-        "cost": float(np.mean([own - accuracy(more, test[task], task) for task, own in zip(OLD, by_task, strict=True)])),
+        "cost": float(
+            np.mean([own - accuracy(more, test[task], task) for task, own in zip(OLD, by_task, strict=True)])
+        ),
         "added": accuracy(more, test[UNRELATED], UNRELATED),
     }
     if kind.mixture:
         with torch.no_grad():
             mean_TM = torch.stack([model.weights(test[task].x, task).mean(dim=0) for task in OLD])
-        cosines = {pair: float(cosine_similarity(*mean_TM[list(pair)], dim=0)) for pair in combinations(OLD, 2)}
+        pairs = combinations(OLD, 2)
+        cosines = {(a, b): float(cosine_similarity(mean_TM[a], mean_TM[b], dim=0)) for a, b in pairs}
         figures["related"] = float(np.mean([cosines[pair] for pair in RELATED]))
         figures["strangers"] = float(np.mean([cosines[pair] for pair in cosines if pair not in RELATED]))
     keys_TD = np.stack([train[task].x.mean(dim=0).numpy() for task in OLD])

@@ -1,10 +1,13 @@
 """How often the experts that a client received are right on its own samples, before it trains them."""
 
+from collections.abc import Sequence
+
 import torch
 
+from fedmoe.evaluation.attempts import attempt
 from fedmoe.evaluation.outputs import expert_logits, gate_logits
 from fedmoe.evaluation.predictions import Answers
-from fedmoe.federation.job import ClientJob
+from fedmoe.federation.job import ClientFailure, ClientJob
 from fedmoe.federation.state import ServerState
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.mixture import mix
@@ -13,10 +16,28 @@ from fedmoe.seeding import derive_seed
 from fedmoe.training.samples import Lots
 from fedmoe.training.trainer import Workplace
 
-__all__ = ["Counts", "received_counts"]
+__all__ = ["Counts", "received_by_clients", "received_counts"]
 
 Counts = dict[str, tuple[int, int, int]]
 """Name of the vector received (`expert/3`, `shadow/expert/3`) -> samples, right by it, right by the mixture."""
+
+
+def received_by_clients(
+    place: Workplace, jobs: Sequence[ClientJob], state: ServerState, expert: Expert
+) -> tuple[dict[str, Counts], list[ClientFailure]]:
+    """Returns what each client with jobs that report tells (its id as text), and a failure for each that cannot."""
+    reporting: dict[int, list[ClientJob]] = {}
+    for job in jobs:
+        if job.reports:
+            reporting.setdefault(job.client_id, []).append(job)
+
+    def counts(clients: Sequence[int]) -> list[Counts]:
+        own = [received_counts(place, job, state, expert) for job in reporting[clients[0]]]
+        return [{name: told for counted in own for name, told in counted.items()}]
+
+    round_num = jobs[0].round_num if jobs else 0
+    done, failures = attempt("train", round_num, [[client] for client in reporting], counts)
+    return {str(client): told for client, told in done.items()}, failures
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
 """Which samples of a client are tested, the same ones for every method and round, and what falls by lot then."""
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from fedmoe.data.contracts import Ids
 from fedmoe.data.population import Population
@@ -8,7 +10,7 @@ from fedmoe.moe.gate import Gate
 from fedmoe.seeding import derive_seed, numpy_stream
 from fedmoe.training.samples import Lots
 
-__all__ = ["cold_order", "lots_of", "seen_clients", "seen_ids", "served_ids", "ties_of"]
+__all__ = ["cold_order", "lots_of", "mean_embedding", "seen_clients", "seen_ids", "served_ids", "ties_of"]
 
 SEEN_SAMPLES = 500  # of a training client, where the settings name no other number
 
@@ -19,6 +21,12 @@ def served_ids(population: Population, client_id: int, limit: int, seed: int) ->
     if not limit or len(ids) <= limit:
         return ids
     return np.sort(numpy_stream(seed, "evaluate", "samples", client_id).choice(ids, limit, replace=False))
+
+
+def mean_embedding(embedding_BD: Tensor) -> NDArray[np.float32]:
+    """Returns the mean of a client's embeddings, by which its head is chosen (`fedmoe.federation.heads`)."""
+    mean_D: NDArray[np.float32] = embedding_BD.double().mean(dim=0).float().cpu().numpy()
+    return mean_D
 
 
 def cold_order(client_id: int, size: int, seed: int) -> Ids:

@@ -30,8 +30,11 @@ def gate_of(state: ServerState, head: int) -> NDArray[np.float32] | None:
         return state.gate
     heads_HP = state.extras.get(HEADS)
     if heads_HP is None or head >= len(heads_HP):
-        raise ValueError(f"there must be a head {head} in the state's extras, got {0 if heads_HP is None else len(heads_HP)}")
-    return heads_HP[head].astype(np.float32, copy=False)
+        raise ValueError(
+            f"there must be a head {head} in the state's extras, got {0 if heads_HP is None else len(heads_HP)}"
+        )
+    vector_P: NDArray[np.float32] = heads_HP[head].astype(np.float32, copy=False)
+    return vector_P
 
 
 def head_for(extras: Mapping[str, NDArray[Any]], known: int, mean_D: NDArray[np.float32]) -> int:

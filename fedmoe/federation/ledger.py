@@ -111,7 +111,7 @@ class Ledger:
                 down, up = down + out, up + back
                 if part >= 0:
                     by_expert[part] += out + back
-            up += REPORT_BYTES * len(job.experts) if job.reports else 0
+            up += REPORT_BYTES * len(job.instead or job.experts) if job.reports else 0
         return RoundBytes(down=down, up=up, by_expert=tuple(by_expert))
 
 

@@ -1,6 +1,6 @@
 """One process's workplace for one run, with the training of a cohort of its clients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from fedmoe.evaluation.attempts import attempt
-from fedmoe.evaluation.received import Counts, received_counts
+from fedmoe.evaluation.received import received_by_clients
 from fedmoe.federation.job import ClientFailure, ClientJob, in_turn
 from fedmoe.federation.merging import Sums
-from fedmoe.federation.state import ServerState
 from fedmoe.flower.serving_node import ServingNode
 from fedmoe.flower.wire import job_from_json, partial_state, row_of
 from fedmoe.settings import Settings
@@ -68,8 +66,9 @@ class Node(ServingNode):
         kept: dict[str, NDArray[Any]] = {}
         trainer = self.trainer(TrainerChoice.from_json(order["trainer"]))
         jobs_of_all = self._jobs(order)
-        told = self._told_with_training(order, arrays, jobs_of_all, state)
-        failures += told.pop("failures")
+        ranked = self.rank(order, arrays) if order.get("clients") else {"rankings": {}, "failures": []}
+        received, unable = received_by_clients(self.place, jobs_of_all, state, self.scratch)
+        failures += [*ranked["failures"], *map(asdict, unable)]
         failed, sent = {own["client_id"] for own in failures if own["stage"] == "train"}, set[int]()
         counted = dict[int, dict[str, int]]()
         for number, jobs in enumerate(in_turn(jobs_of_all)):
@@ -94,35 +93,11 @@ class Node(ServingNode):
                     sums.add(outcome)  # one client at a time: memory does not grow with the cohort
         rows = [row for row in rows if row["client_id"] not in failed - sent]
         rows = [row | ({"nonzeros": counted[own]} if (own := row["client_id"]) in counted else {}) for row in rows]
+        told = {"rankings": ranked["rankings"], "received": received}
         report = {"rows": rows, "failures": failures, **told}
         if order["merges"] == "updates":
             return report, kept
         return report | {"weights": sums.weights}, sums.arrays
-
-    def _told_with_training(
-        self,
-        order: Mapping[str, Any],
-        arrays: Mapping[str, NDArray[Any]],
-        jobs: Sequence[ClientJob],
-        state: ServerState,
-    ) -> dict[str, Any]:
-        """Returns what a training report tells beside the training: rankings, and how good the received experts are."""
-        ranked = self.rank(order, arrays) if order.get("clients") else {"rankings": {}, "failures": []}
-        reporting: dict[int, list[ClientJob]] = {}
-        for job in jobs:
-            reporting.setdefault(job.client_id, []).extend([job] if job.reports else [])
-
-        def counts(clients: Sequence[int]) -> list[Counts]:
-            found = [received_counts(self.place, job, state, self.scratch) for job in reporting[clients[0]]]
-            return [{name: own for counted in found for name, own in counted.items()}]
-
-        wanted = [[client] for client, own in reporting.items() if own]
-        done, failures = attempt("train", jobs[0].round_num if jobs else 0, wanted, counts)
-        return {
-            "rankings": ranked["rankings"],
-            "received": {str(client): own for client, own in done.items()},
-            "failures": [*ranked["failures"], *map(asdict, failures)],
-        }
 
     def _jobs(self, order: Mapping[str, Any]) -> list[ClientJob]:
         """Returns the order's jobs, and looks from now on where its clients keep what they keep."""

@@ -19,7 +19,7 @@ from fedmoe.evaluation.outputs import gate_logits
 from fedmoe.evaluation.priors import voted_prior
 from fedmoe.evaluation.ranking import client_scores, loss_scores, mixture_shares
 from fedmoe.evaluation.robust import Ground, under_attack
-from fedmoe.evaluation.served import cold_order, lots_of, seen_ids, served_ids, ties_of
+from fedmoe.evaluation.served import cold_order, lots_of, mean_embedding, seen_ids, served_ids, ties_of
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult, serve_clients
 from fedmoe.federation.grouping import print_of
@@ -160,7 +160,7 @@ class ServingNode:
         return replace(state, gate=gate_of(state, head_for(state.extras, known, mean_D)))
 
     def _mean_embedding(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self.store.gate_input(ids, "embedding").double().mean(dim=0).float().cpu().numpy()
+        return mean_embedding(self.store.gate_input(ids, "embedding"))
 
     def _recall(self, job: ClientJob) -> dict[str, NDArray[np.float32]]:
         return self._present_states(job.client_id).load(job.client_id)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmoe.errors import RunFolderError
+from fedmoe.federation.heads import HEADS, KEYS, head_for
 from fedmoe.moe.vectors import Vector
 from fedmoe.personal.trained import Trained
 
@@ -28,9 +29,18 @@ class Fetching:
         self.seconds = 0.0
         self.experts: dict[int, Vector] = {}
 
-    def gate(self) -> Vector:
-        """Returns the gate's vector."""
-        return self._read("gate", "gate", self.trained.ledger.gate_size)
+    def gate(self, known: int, mean_D: NDArray[np.float32]) -> Vector:
+        """Returns the gate's vector, or, where there are heads, that of one of them.
+
+        Args:
+            known: the client's own head; -1: not known.
+            mean_D: the mean of its embeddings, to find the nearest.
+        """
+        size, heads = self.trained.ledger.gate_size, self.trained.part(f"extra/{HEADS}")
+        if heads not in self.trained.checkpoint.shapes:
+            return self._read("gate", "gate", size)
+        extras = {name: self.trained.checkpoint.read(self.trained.part(f"extra/{name}")) for name in (HEADS, KEYS)}
+        return self._checked(heads, "gate", extras[HEADS][head_for(extras, known, mean_D)], size)
 
     def fetch_experts(self, wanted: Collection[int]) -> None:
         """Gets those of the experts that are not here yet."""
@@ -44,6 +54,9 @@ class Fetching:
         name = self.trained.part(part)
         vector: NDArray[np.float32] = self.trained.checkpoint.read(name).astype(np.float32, copy=False)
         self.seconds += time.perf_counter() - started
+        return self._checked(name, kind, vector, size)
+
+    def _checked(self, name: str, kind: str, vector: NDArray[np.float32], size: int) -> Vector:
         self.bytes[kind] += vector.nbytes
         if vector.shape != (size,) or not np.isfinite(vector).all():
             raise RunFolderError(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedmoe.data.contracts import Ids
 from fedmoe.errors import DataError, SettingsError
-from fedmoe.evaluation.served import lots_of, served_ids, ties_of
+from fedmoe.evaluation.served import lots_of, mean_embedding, served_ids, ties_of
 from fedmoe.moe.construction import build_expert, expert_reads
 from fedmoe.personal.personalized import Personalized
 from fedmoe.personal.pictures import open_images
@@ -97,6 +97,8 @@ class Personalizer:
                 images=images,
                 samples=self._store.load(ids, self.trained.reads, lots),
                 common_BC=self._preparation.store.common_logits(ids),
+                mean_D=mean_embedding(self._preparation.store.gate_input(ids, "embedding")),
+                head=self.trained.head_of(client_id),
                 ties=ties_of(seed_of_run, round_num, client_id),
                 seconds=seconds,
             )
@@ -170,6 +172,7 @@ class Personalizer:
                 images=images,
                 samples=samples,
                 common_BC=common_BC,
+                mean_D=mean_embedding(embedding_BD),
                 ties=ties,
                 seconds=seconds,
                 notes=tuple(notes),

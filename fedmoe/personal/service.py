@@ -42,18 +42,22 @@ class Batch:
         images: uint8 (B, channels, height, width).
         samples: what experts and gate read of them; the labels are -1 where they are not known.
         common_BC: the common expert's logits.
+        mean_D: the mean of its embeddings.
         ties: what breaks ties among the experts.
         seconds: that the common expert took.
         notes: what a person must know of them.
+        head: which of the server's heads is the client's own; -1: not known.
     """
 
     who: str
     images: NDArray[np.uint8]
     samples: ClientSamples
     common_BC: Tensor
+    mean_D: NDArray[np.float32]
     ties: np.random.Generator
     seconds: float
     notes: tuple[str, ...] = ()
+    head: int = -1
 
 
 def serve_batch(trained: Trained, store: SampleStore, scratch: Expert, batch: Batch) -> Personalized:
@@ -74,7 +78,7 @@ def serve_batch(trained: Trained, store: SampleStore, scratch: Expert, batch: Ba
         load_vector(scratch, fetching.experts[expert_id])
         return scratch
 
-    gate = _gate(trained, fetching)
+    gate = _gate(trained, fetching, batch)
     if serving.by == "confidence":
         fetching.fetch_experts(range(trained.num_experts))
     with _timed(seconds, "rank"):
@@ -114,11 +118,11 @@ def serve_batch(trained: Trained, store: SampleStore, scratch: Expert, batch: Ba
     )
 
 
-def _gate(trained: Trained, fetching: Fetching) -> Gate | None:
-    """Returns the method's gate, fetched; `None` where it has none."""
+def _gate(trained: Trained, fetching: Fetching, batch: Batch) -> Gate | None:
+    """Returns the method's gate, or of its heads the client's own or the nearest, fetched; `None` where it has none."""
     gate = trained.empty_gate()
     if gate is not None:
-        load_vector(gate, fetching.gate())
+        load_vector(gate, fetching.gate(batch.head, batch.mean_D))
     return gate
 
 

@@ -40,6 +40,7 @@ class Trained:
         checkpoint: where its weights stand.
         averaged: whether the server's moving average is served, as in the tests of the run.
         notes: what a person must know of how this method serves.
+        head_of: which of the server's heads is known to be a client's own (`Contract.head_of`).
     """
 
     folder: RunFolder
@@ -53,6 +54,7 @@ class Trained:
     checkpoint: CheckpointIndex
     averaged: bool
     notes: tuple[str, ...]
+    head_of: Callable[[int], int] = lambda client_id: -1
 
     @property
     def num_experts(self) -> int:
@@ -120,6 +122,7 @@ def open_trained(run: Path, name: str, tell: Callable[[str], None]) -> Trained:
         checkpoint=checkpoint,
         averaged=averaged,
         notes=tuple(_remarks(method, serving, ledger.num_experts, has_gate)),
+        **({"head_of": method.strategy.head_of} if isinstance(method.strategy, ExpertStrategy) else {}),
     )
     _check_parts(trained)
     return trained

@@ -63,9 +63,9 @@ class Program:
             experts: trained and other tensors of the experts' copies, N x K in front.
             gate: likewise of the gate's copies, N x 1 in front.
             own: what else differs between the clients: `x` (N x B x channels x height x width), `y` (N x B), `gate`
-                (N x B x D), `common` (N x B x classes, or 0), `lots` (N x B x L), `expert_ids` and `rows` (the pool's rows that they
-                started from; N x K), `gate_rows` (likewise; N x 1); where they are wanted also `weight` (N x B),
-                `log_prior` (N x classes) and the clients' own numbers (`given/NAME`).
+                (N x B x D), `common` (N x B x classes, or 0), `lots` (N x B x L), `expert_ids` and `rows` (the pool's
+                rows that they started from; N x K), `gate_rows` (likewise; N x 1); where they are wanted also `weight`
+                (N x B), `log_prior` (N x classes) and the clients' own numbers (`given/NAME`).
             memory: what the clients have kept for the objective, N in front.
         """
         losses_N: Tensor = vmap(self._loss)(experts, gate, own, memory)

@@ -38,6 +38,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "experts.width": 16,
         "common-expert.epochs": 20,
     },
+    "TaskMoE, by the nearest head": {"strategy.name": "taskmoe", "evaluate.ema": 0.5},
+    "TaskMoE, by the head of the task that it tells": {
+        "strategy.name": "taskmoe",
+        "strategy.taskmoe.heads": "task",
+        "strategy.taskmoe.told": True,
+        "clients.partition": "domain",
+        "clients.domains": "identity,rotate90,negative",
+    },
     "heads on the common expert's embedding": {
         "experts.model": "head",
         "common-expert.model": "mlp",

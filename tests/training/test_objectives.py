@@ -39,6 +39,7 @@ OBJECTIVES: dict[str, list[Row]] = {
     "anchor": [Row()],
     "control": [Row()],
     "dense": [Row(gate=False)],
+    "drawn": [Row(gate=False)],
     "importance": [Row(experts=False)],
     "likelihood": [Row(gate=False)],
     "load": [Row(experts=False), Row({"deviation": 0.3}, experts=False)],

@@ -1,4 +1,4 @@
-"""A perceptron that is regularised by hyper-parameters of its own, and knows what it would be under others."""
+"""A perceptron that is regularised by a hyper-parameter of its own, and knows what it would be under others."""
 
 from math import log, prod
 
@@ -13,14 +13,14 @@ __all__ = ["BestResponseExpert"]
 
 DEFAULT_UNITS = 128
 MOST = 0.9  # of what dropout may leave out
-HYPER = 2  # of the inputs, of the hidden units
+HYPER = 1  # one rate, of inputs and hidden units: two would stand in for each other
 
 
 class BestResponseExpert(Expert):
     """Flatten, one hidden best-response layer with ReLU (128 units by default), linear head (arXiv 1903.03088).
 
-    Its hyper-parameters h are two rates of dropout, of the inputs and of the hidden units, unconstrained:
-    `rate = 0.9 sigmoid(h)`. They are tensors of the expert as any others, `hyper`, which a strategy may keep with the
+    Its hyper-parameter h is the rate of dropout, of the inputs and of the hidden units, unconstrained:
+    `rate = 0.9 sigmoid(h)`. It is a tensor of the expert as any other, `hyper`, which a strategy may keep with the
     client and move by another objective than the weights: `self_tuning` does. To be trained in the paper's way the
     layer needs chance: numbers that come with each sample (`draws`), by which its h is drawn around `hyper`, and
     inputs and units are left out. Without them nothing is drawn and nothing left out: so it is served.
@@ -30,7 +30,7 @@ class BestResponseExpert(Expert):
 
     Args:
         spec: what it is built from; `spec.width` is the number of hidden units.
-        rate: of dropout, both at first, above 0 and below 0.9.
+        rate: of dropout at first, above 0 and below 0.9.
         spread: standard deviation of the drawn h, above 0; fixed, where the paper tunes it.
         pace: how many times as far as a weight h moves by a step: h is `pace` times the tensor that is trained.
     """
@@ -49,11 +49,11 @@ class BestResponseExpert(Expert):
 
     @property
     def draws(self) -> int:
-        """Returns a number for each hyper-parameter, each input and each hidden unit."""
+        """Returns a number for the hyper-parameter, each input and each hidden unit."""
         return HYPER + self.inputs + self.embedding_dim
 
-    def rates(self, hyper_BH: Tensor) -> Tensor:
-        """Returns the rates of dropout that hyper-parameters stand for."""
+    def rate_of(self, hyper_BH: Tensor) -> Tensor:
+        """Returns the rate of dropout that a hyper-parameter stands for, in (0, 0.9)."""
         return MOST * torch.sigmoid(hyper_BH)
 
     def embed(self, x_BCHW: Tensor) -> Tensor:
@@ -65,17 +65,17 @@ class BestResponseExpert(Expert):
 
         Args:
             x_BCHW: inputs.
-            lots_BL: `draws` numbers for each sample, drawn evenly from [0, 1): by them each sample's hyper-parameters
-                are drawn, and what it goes without; `None`: neither.
+            lots_BL: `draws` numbers for each sample, drawn evenly from [0, 1): by them each sample's hyper-parameter is
+                drawn, and what it goes without; `None`: neither.
         """
         if lots_BL is None:
             return super().forward(x_BCHW)
-        lots = lots_BL.split([HYPER, self.inputs, self.embedding_dim], dim=1)
+        lots = torch.split(lots_BL, [HYPER, self.inputs, self.embedding_dim], dim=1)
         normal_BH = torch.special.ndtri(lots[0].clamp(1e-6, 1 - 1e-6))
         hyper_BH = self.pace * self.hyper + self.spread * normal_BH
-        of_inputs_B1, of_units_B1 = self.rates(hyper_BH.detach()).split(1, dim=1)
-        kept_BI = without(x_BCHW.flatten(1), of_inputs_B1, lots[1])
-        embedding_BD = without(torch.relu(self.body(kept_BI, hyper_BH)), of_units_B1, lots[2])
+        rate_B1 = self.rate_of(hyper_BH.detach())
+        kept_BI = without(x_BCHW.flatten(1), rate_B1, lots[1])
+        embedding_BD = without(torch.relu(self.body(kept_BI, hyper_BH)), rate_B1, lots[2])
         logits_BC: Tensor = self.head(embedding_BD)
         return logits_BC
 
