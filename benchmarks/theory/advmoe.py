@@ -34,6 +34,7 @@ DATA: Mapping[str, Mapping[str, Any]] = {
         "clients.samples": 64,
         "evaluate.samples": 60,
         "experts.width": 4,
+        "train.gate-learning-rate": 0.05,
     },
 }
 ALL: Mapping[str, Any] = {

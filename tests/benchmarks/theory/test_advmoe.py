@@ -70,8 +70,8 @@ def trained(seed: int, *terms: Term) -> dict[str, float]:
 @pytest.mark.parametrize("seed", range(2))
 def test_the_loss_makes_a_mixture_harder_to_attack(seed):
     plain, adversarial = trained(seed, Term("mixture")), trained(seed, Term("mixture"), TRADES)
-    assert plain["clean"] > 0.85
-    assert adversarial["clean"] > 0.85
+    assert plain["clean"] > 0.75
+    assert adversarial["clean"] > 0.75
     assert adversarial["zero_shot"] > plain["zero_shot"] + 0.1
     assert adversarial["mixture"] > plain["mixture"] + 0.1
 
