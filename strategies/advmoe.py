@@ -55,6 +55,8 @@ class AdvMoE(FedJETs):
 
     gate: ClassVar[str] = "conv_router"
 
+    traits: ClassVar[frozenset[str]] = frozenset({"alike"})
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.training not in TRAINING:

@@ -1,7 +1,8 @@
 """Gates in their canonical form over any strategy that trains one, and a merge of gates that needs it: the median."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from flwr.serverapp.strategy import Strategy
@@ -32,6 +33,8 @@ class Canonical(Wrapper):
 
     gates: str = "mean"
     form: bool = True
+
+    refuses: ClassVar[Mapping[str, str]] = {"asks": "its clients send no gate"}
 
     def __post_init__(self) -> None:
         if self.gates not in ("mean", "median"):

@@ -41,6 +41,7 @@ class FedJETsFound(FedJETs):
     init: str = ""
 
     ranks_by: ClassVar[str] = "embedding"
+    traits: ClassVar[frozenset[str]] = frozenset({"varies"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

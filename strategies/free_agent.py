@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -61,6 +61,12 @@ class FreeAgent(Wrapper):
     term: int = 0
     agents: int = 3
     newcomer: str = "head"
+
+    traits: ClassVar[frozenset[str]] = frozenset({"replaces"})
+    refuses: ClassVar[Mapping[str, str]] = {
+        "asks": "its clients train nothing, so no candidate could be trained",
+        "alike": "its experts have tensors in common, so one cannot be replaced alone",
+    }
 
     def __post_init__(self) -> None:
         if self.false_alarms <= 0 or self.warm_up < 2 or self.margin < 0 or min(self.rounds, self.trial) < 1:

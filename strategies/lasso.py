@@ -1,7 +1,8 @@
 """An L1 penalty on experts and gate over any strategy: most weights become 0, and zeros are not sent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from fedmoe.errors import SettingsError
 from fedmoe.federation.job import ClientJob
@@ -33,6 +34,11 @@ class Lasso(Wrapper):
     strength: float = 0.01
     gate_strength: float = 0.1
     server: float = 1.0
+
+    refuses: ClassVar[Mapping[str, str]] = {
+        "asks": "its clients train nothing, so there is nothing to shrink",
+        "alike": "its experts have tensors in common, and only those that were trained are shrunk",
+    }
 
     def __post_init__(self) -> None:
         for name in ("strength", "gate_strength", "server"):

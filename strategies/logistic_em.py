@@ -22,7 +22,7 @@ from fedmoe.settings import Settings
 
 __all__ = ["LogisticEM"]
 
-SUMS, POINT, PACE = "em/sums", "em/point", "em/pace"
+SUMS, POINT, PACE, WHO = "em/sums", "em/point", "em/pace", "em/who"
 
 
 @dataclass
@@ -33,7 +33,8 @@ class LogisticEM(ExpertStrategy):
     send is a mean over all samples, however these are split into clients. The server makes one step of the M-step
     (`Ascent`: Newton's, damped), which the next round's sums accept or take back; what is served is the last accepted
     point. There is no learning rate, and no client trains; `clients.per-round` is not looked at, for two points can be
-    compared on the same samples alone. An unseen client gets the whole mixture.
+    compared on the same samples alone. Where others answer than in the round before (a client has failed, or is back),
+    or samples drift, the last accepted point is asked about again. An unseen client gets the whole mixture.
 
     Experts are linear (`experts.model='linear'`, on inputs, or `'head'`, on the common expert's embedding), the gate is
     `softmax` with its own arguments. Sums grow with the square of an expert's parameters.
@@ -52,6 +53,7 @@ class LogisticEM(ExpertStrategy):
 
     has_gate: ClassVar[bool] = True
     gate: ClassVar[str] = "softmax"
+    traits: ClassVar[frozenset[str]] = frozenset({"asks"})
 
     def __post_init__(self) -> None:
         if self.ridge < 0 or self.bound <= 0:
@@ -78,6 +80,8 @@ class LogisticEM(ExpertStrategy):
 
     def begin(self, round_num: int, state: ServerState) -> ServerState:
         """Returns the state at the point that clients are asked about."""
+        if round_num == self.federation.settings.clients.drift_round:  # the old sums are of other samples
+            state = without_sums(state)
         return self._at(state, self._ascent(state).proposal())
 
     def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
@@ -90,6 +94,10 @@ class LogisticEM(ExpertStrategy):
         if not updates.sums.weights.get("extra/statistic"):
             return state
         asked, shape = self._point(state), self._shape(state)
+        who = np.array([row["client_id"] for row in updates.rows], dtype=np.int64)
+        if SUMS in state.extras and not np.array_equal(who, state.extras[WHO]):
+            last = self._ascent(state).point
+            return without_sums(replace(self._at(state, last), extras={**state.extras, WHO: who}))
         numbers_S = updates.sums.average("extra/statistic").astype(np.float64)
         ascent = self._ascent(state).heard(asked, PackedSums(numbers_S, shape, asked.free_P(), self.ridge))
         assert isinstance(ascent.sums, PackedSums)
@@ -97,6 +105,7 @@ class LogisticEM(ExpertStrategy):
             SUMS: ascent.sums.numbers_S,
             POINT: ascent.point.free_P(),
             PACE: np.array([ascent.damping, ascent.gained]),
+            WHO: who,
         }
         return replace(self._at(state, ascent.point), extras={**state.extras, **own})
 
@@ -130,6 +139,12 @@ class LogisticEM(ExpertStrategy):
     def _at(self, state: ServerState, point: LogisticMixture) -> ServerState:
         experts = tuple(vector_of(rows_CF) for rows_CF in point.experts_MCF)
         return replace(state, gate=vector_of(point.gate_MG), experts=experts)
+
+
+def without_sums(state: ServerState) -> ServerState:
+    """Returns the state as before a first answer: the point that it is at is asked about, whatever comes out."""
+    gone = (SUMS, POINT, PACE)
+    return replace(state, extras={name: array for name, array in state.extras.items() if name not in gone})
 
 
 def rows_of(vector: Vector, count: int) -> Floats:

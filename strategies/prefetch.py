@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,13 @@ class Prefetch(Wrapper):
     """
 
     version: str = "ahead"
+
+    traits: ClassVar[frozenset[str]] = frozenset({"ahead"})
+    refuses: ClassVar[Mapping[str, str]] = {
+        "asks": "its clients train nothing",
+        "varies": "it asks something else in some rounds, which cannot be asked a round ahead",
+        "replaces": "an expert that is replaced is not moved by training, so what was sent ahead is of no use",
+    }
 
     def __post_init__(self) -> None:
         if self.version not in ("ahead", "latest"):
@@ -145,7 +152,8 @@ class Prefetch(Wrapper):
         strangers = [client for client in updates.rankings if client not in training]
         again = [client for client in updates.rankings if client in training]
         indices, by = self.ranking_indices(), self.query()
-        extra = ledger.round([], strangers, strangers, indices, by) + ledger.round([], (), again, indices, by)
+        anew = again if by in ("loss", "likelihood") else ()  # these need the pool; the gate they have to train
+        extra = ledger.round([], strangers, strangers, indices, by) + ledger.round([], anew, again, indices, by)
         if self.version == "latest":
             extra += ledger.copies([sum(expert == i for _, expert in outdated) for i in pool])
         self._extra = extra

@@ -100,6 +100,8 @@ class LifeCycle:
             over = self.term > 0 and round_num - life.born >= self.term
             if self.alarm.rings(watch) or over:
                 what = "alarm" if self.alarm.rings(watch) else "term"
+                if what == "term":  # it is accused of nothing, whatever the watch has begun to suspect
+                    watch = replace(watch, score=0.0)
                 return replace(life, watch=watch, accused=round_num, candidates=1, tried=0, won=0, well=0), what
             return replace(life, watch=watch), ""
         if reward is not None and life.watch.score > 0:  # one whose term is over is not accused of anything

@@ -47,6 +47,9 @@ class Contract:
             as FedEM's), `"fingerprint"` or `"embedding"` (their scores are the numbers of their `ClientPrint`, of the
             one or the other), `"mean"` (their scores are the mean of their embeddings), or `"none"`.
         merges: what comes back: `"sums"` over a node's clients, or every client's `"updates"` (median, clustering).
+        traits: what a wrapper may not be able to work over: `"asks"` (clients answer questions and train nothing),
+            `"varies"` (what they rank by is not the same in all rounds), `"alike"` (experts have tensors in common),
+            `"replaces"` (an expert's weights jump), `"ahead"` (what clients train was sent a round ago).
         init: where the pool starts: `"random"`, `"common"`, or `""`: as the settings' `experts.init` says.
         federation: what it is bound to, from `bind` on.
         num_experts: M, from `bind` on.
@@ -59,6 +62,7 @@ class Contract:
     gate: ClassVar[str] = ""
     ranks_by: ClassVar[str] = "none"
     merges: ClassVar[str] = "sums"
+    traits: ClassVar[frozenset[str]] = frozenset()
     init: str = ""
     federation: Federation
     num_experts: int

@@ -89,6 +89,10 @@ class ExpertStrategy(Contract, Strategy):
         exact = self.federation.settings.deterministic
         gathered = gather_training(server_round, replies, cohorts, self.merges, exact)
         self._rows = gathered.rows
+        # A client of a silent node that was only asked to rank for another round had nothing to train.
+        trained = {job.client_id for job in self._jobs}
+        failed_then = [f if f.client_id in trained else replace(f, stage="rank") for f in gathered.failures]
+        gathered = replace(gathered, failures=failed_then)
         self._nonzeros = nonzeros_of(self._jobs, self._state, gathered.rows)
         # A strategy may ask clients that are not in the round: nobody misses their work.
         unranked = {f.client_id for f in self._failures if f.stage == "rank"} & set(self._clients)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from flwr.serverapp.strategy import Strategy
@@ -18,6 +18,8 @@ from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.settings import Settings
 
 __all__ = ["Wrapper"]
+
+ALWAYS = {"ahead": "what is sent a round ahead must be the outermost; hint: the other way round"}
 
 SAID = ("has_gate", "gate", "ranks_by", "merges")  # what a class says of itself, a wrapper says as `inner` does
 SHARED = ("federation", "num_rounds", "rankings", "state")  # what the round sets, `inner` gets as well
@@ -41,11 +43,14 @@ class Wrapper(ExpertStrategy):
     Attributes:
         over: the strategy to work over: a short name, `module:Class` or `/path/file.py:Class`.
         init: where experts start: `random`, `common`, or empty: as `over` says.
+        refuses: trait of a strategy (`Contract.traits`) -> why this cannot work over one that has it.
         inner: that strategy, from `settle` on.
     """
 
     over: str = "fedjets"
     init: str = ""
+
+    refuses: ClassVar[Mapping[str, str]] = {}
 
     def settle(self, settings: Settings, build: Callable[[str, Settings], Strategy]) -> None:
         """Builds `inner`.
@@ -55,7 +60,7 @@ class Wrapper(ExpertStrategy):
             build: name and settings -> strategy.
 
         Raises:
-            SettingsError: `over` is no strategy over experts.
+            SettingsError: `over` is no strategy over experts, or has a trait that this cannot work over.
         """
         inner = build(self.over, settings)
         if not isinstance(inner, ExpertStrategy):
@@ -63,9 +68,14 @@ class Wrapper(ExpertStrategy):
                 f"it works over a strategy of experts, got over='{self.over}', a plain Flower strategy; "
                 "hint: over='fedjets'"
             )
+        for trait, why in {**ALWAYS, **self.refuses}.items():
+            if trait in inner.traits:
+                raise SettingsError(f"it must work over a strategy that it fits, got over='{self.over}': {why}")
         self.inner = inner
         self.init = self.init or inner.init
-        vars(self).update({name: getattr(inner, name) for name in SAID})
+        vars(self).update({name: getattr(inner, name) for name in SAID}, traits=self.traits | inner.traits)
+        # What is served is the outermost's average. Looked up when it is called, for that may wrap this one yet.
+        vars(inner)["replace_average"] = lambda expert_id, vector: self.replace_average(expert_id, vector)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets it, and what the round sets for `inner` too."""
@@ -129,6 +139,10 @@ class Wrapper(ExpertStrategy):
     def serving(self) -> Serving:
         """Returns how an unseen client is served."""
         return self.inner.serving()
+
+    def ranked_meanwhile(self, round_num: int, clients: Sequence[int]) -> Sequence[int]:
+        """Returns the clients that rank while the round trains."""
+        return self.inner.ranked_meanwhile(round_num, clients)
 
     def head_of(self, client_id: int) -> int:
         """Returns which of the server's heads is the client's own."""

@@ -122,7 +122,8 @@ class Workplace:
         outcome, sent, gate = Outcome({}, {}), trained[-1], modules[1]
         if job.canonical and gate is not None:
             sent = canonical(gate, sent)
-        if job.private or job.memory or job.shared:
+        # What stands in for an expert is tried out: what the client keeps, and tells beside, is the expert's business.
+        if (job.private or job.memory or job.shared) and not job.instead:
             steps = num_steps(count, self.epochs(job), self.settings.batch_size)
             outcome = kept_after(job, load_terms(job.objective), start, trained, *modules, self.settings, steps)
         return ClientUpdate(

@@ -139,3 +139,17 @@ def test_an_expert_that_drift_hits_is_found_replaced_and_as_good_as_before(seed:
     assert found + 3 <= replaced <= found + 10
     assert {i for _, i, _ in happened} == {2}
     assert min(accuracy[60:]) >= 0.9 * np.mean(accuracy[29:39])
+
+
+@pytest.mark.parametrize("score", [0.0, 1.3])
+def test_an_expert_whose_term_is_over_is_not_accused_whatever_the_watch_suspects(score: float) -> None:
+    cycle = replace(CYCLE, term=5)
+    life = Life(Watch(9, 0.9, 0.01, score), born=0)
+    life, what = cycle.after(life, 5, 0.9, None)
+    assert what == "term"
+    for round_num in range(6, 9):
+        life, what = cycle.after(life, round_num, 0.9, BAD)
+        assert what == "", "as good as ever, and so is everyone whose term is over"
+    life, what = cycle.after(life, 9, 0.9, BAD)
+    assert what == "cleared"
+    assert life.born == 9, "its next term begins when its trial is over"

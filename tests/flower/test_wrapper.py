@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedmoe.errors import SettingsError
+from fedmoe.flower.contract import Contract
 from fedmoe.flower.methods import methods_of, unused_tables
 from fedmoe.flower.wrapper import Wrapper
+from fedmoe.recording.checkpoints import load_checkpoint
 from fedmoe.settings import from_flat
 from tests.small import newest_state, rounds_of, run_small, small_config
 
@@ -55,6 +58,55 @@ def test_each_one_takes_its_own_table() -> None:
     own = {"strategy.unchanged.over": LONGER, "strategy.longer.over": "fedavg"}
     settings = from_flat(small_config(strategy__name=UNCHANGED) | own)
     assert unused_tables(settings, methods_of(settings)) == []
+
+
+def test_whatever_a_strategy_may_say_is_handed_through() -> None:
+    public = {name for name, value in vars(Contract).items() if callable(value) and not name.startswith("_")}
+    assert public - set(vars(Wrapper)) == set()
+
+
+def averages(run: Path) -> dict[str, np.ndarray]:
+    arrays = load_checkpoint(max((run / "checkpoints").iterdir())).arrays
+    return {n.removeprefix("average/"): a for n, a in arrays.items() if n.startswith("average/")}
+
+
+def test_an_expert_that_is_replaced_is_so_in_the_average_that_is_served(tmp_path: Path) -> None:
+    lives = {"warm-up": 2, "rounds": 1, "margin": 0.0, "term": 2, "trial": 2, "newcomer": "random"}
+    config = small_config(strategy__name=UNCHANGED, evaluate__ema=0.9, num_server_rounds=8) | {
+        "strategy.unchanged.over": LONGER,
+        "strategy.longer.over": "free_agent",
+        "strategy.longer.epochs": 1,
+        **{f"strategy.free_agent.{name}": value for name, value in lives.items()},
+    }
+    deep = run_small(tmp_path / "deep", settings=config)
+    alone = run_small(tmp_path / "alone", settings=config | {"strategy.name": "free_agent"})
+    events = [event for line in rounds_of(alone) for event in line["life_cycle"]["events"]]
+    assert any(what == "replaced" for _, what in events), events
+    mine, theirs = averages(deep), averages(alone)
+    assert mine.keys() == theirs.keys() != set()
+    assert all(mine[name].tobytes() == theirs[name].tobytes() for name in mine)
+
+
+PAIRS = {
+    ("free_agent", "prefetch"): "what is sent a round ahead must be the outermost",
+    ("lasso", "prefetch"): "what is sent a round ahead must be the outermost",
+    ("prefetch", "free_agent"): "an expert that is replaced is not moved by training",
+    ("prefetch", "fedjets_found"): "it asks something else in some rounds",
+    ("prefetch", "logistic_em"): "its clients train nothing",
+    ("lasso", "logistic_em"): "its clients train nothing",
+    ("free_agent", "logistic_em"): "its clients train nothing",
+    ("canonical", "logistic_em"): "its clients send no gate",
+    ("free_agent", "advmoe"): "its experts have tensors in common",
+    ("lasso", "advmoe"): "its experts have tensors in common",
+}
+
+
+@pytest.mark.parametrize(("outer", "inner"), PAIRS)
+def test_what_does_not_go_together_is_refused_however_deep_it_lies(outer: str, inner: str) -> None:
+    for over in (inner, UNCHANGED):
+        tables = {f"strategy.{outer}.over": over, "strategy.unchanged.over": inner}
+        with pytest.raises(SettingsError, match=re.escape(PAIRS[outer, inner])):
+            methods_of(from_flat(small_config(strategy__name=outer) | tables))
 
 
 REFUSED = {

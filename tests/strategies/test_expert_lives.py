@@ -55,6 +55,17 @@ def test_as_long_as_nothing_happens_it_is_the_strategy_alone_to_the_byte(tmp_pat
     assert len(lives_from(extras[LIVES])) == len(newest_state(run).experts)
 
 
+@pytest.mark.parametrize("over", ["scaffold", "fedrep", "self_tuning"])
+def test_what_clients_keep_and_tell_beside_is_the_incumbents_business(tmp_path: Path, over: str) -> None:
+    backbone = {"experts.model": "best_response"} if over == "self_tuning" else {}
+    plain = run_small(tmp_path, settings=small_config(strategy__name=over, num_server_rounds=6) | backbone)
+    config = config_of(over, {**TERM, "margin": 1.0, "trial": 9}) | backbone
+    run = run_small(tmp_path / "own", settings=config, home=tmp_path / "home")
+    assert any(line["life_cycle"]["duels"] for line in rounds_of(run)), "no candidate was trained"
+    mine, theirs = newest_state(run).to_arrays(), newest_state(plain).to_arrays()
+    assert all(mine[name].tobytes() == theirs[name].tobytes() for name in theirs)
+
+
 @pytest.mark.parametrize("over", ["fedjets", "fedprints"])
 def test_a_candidate_is_trained_in_the_shadow_and_touches_nothing(tmp_path: Path, over: str) -> None:
     plain = run_small(tmp_path, settings=small_config(strategy__name=over, num_server_rounds=4))

@@ -23,6 +23,7 @@ from fedmoe.moe.vectors import load_vector, to_vector
 from fedmoe.seeding import derive_seed
 from fedmoe.settings import from_flat
 from fedmoe.training.samples import channel_statistics
+from fedmoe.training.statistics.logistic_mixture import LogisticMixtureSums
 from tests.small import NUM_CLASSES, blobs, newest_state, rounds_of, run_small, small_config
 
 LINEAR = {
@@ -177,6 +178,37 @@ def test_a_resumed_ascent_goes_on_where_it_stood(tmp_path: Path) -> None:
     assert {n: a.tobytes() for n, a in resumed.to_arrays().items()} == {
         n: a.tobytes() for n, a in whole.to_arrays().items()
     }
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_round_in_which_some_clients_fail_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    call = LogisticMixtureSums.__call__
+
+    def failing(self, experts, gate, samples):
+        if failing.count in (37, 38):  # two clients in the fourth round
+            failing.count += 1
+            raise RuntimeError("lost")
+        failing.count += 1
+        return call(self, experts, gate, samples)
+
+    failing.count = 0
+    monkeypatch.setattr(LogisticMixtureSums, "__call__", failing)
+    config = small_config(seed=seed) | LINEAR | {"num-server-rounds": 10}
+    lines = rounds_of(run_small(tmp_path, nodes=1, settings=config))
+    assert [line["completed"] for line in lines] == [12, 12, 12, 10, *[12] * 6]
+    # In the fifth round the last accepted point is asked about once more, in the sixth all is as before.
+    assert lines[-1]["train"]["loss"] < min(line["train"]["loss"] for line in lines[:3])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_samples_that_drift_are_climbed_anew(tmp_path: Path, seed: int) -> None:
+    drift = {"clients.drift-round": 5, "clients.drift-group": 0, "num-server-rounds": 14}
+    lines = rounds_of(run_small(tmp_path, settings=small_config(seed=seed) | LINEAR | drift))
+    losses = [line["train"]["loss"] for line in lines]
+    assert losses[4] > losses[3], "other labels are not what was fitted"
+    assert losses[-1] < 0.5 * losses[4]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def asked(run: Path) -> set[str]:
     return {round_num for kind, round_num in CountingGrid.counts if kind == "query.rank"}
 
 
-@pytest.mark.parametrize(("over", "wanted"), [("fedjets", {"1"}), ("fedprints", {"1"}), ("fedjets_found", {"1"})])
+@pytest.mark.parametrize(("over", "wanted"), [("fedjets", {"1"}), ("fedprints", {"1"})])
 @pytest.mark.parametrize("version", ["ahead", "latest"])
 def test_only_the_first_round_waits_for_rankings(tmp_path: Path, over: str, wanted: set[str], version: str) -> None:
     census = {"strategy.fedprints.census": 4}
