@@ -49,9 +49,7 @@ ALL: Mapping[str, Any] = {
     "evaluate.samples": 120,
     "evaluate.attack-eps": EPS,
 }
-ROWS = tuple(
-    f"{data}: {training}" for data in DATA for training in TRAINING if data == "digits" or "," not in training
-)
+ROWS = tuple(f"{data}: {training}" for data in DATA for training in TRAINING if data == "digits" or "," not in training)
 
 
 def settings_of(row: str, seed: int) -> dict[str, Any]:
