@@ -12,6 +12,7 @@ from fedmoe.federation.job import ClientJob
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.replies import Replies
 from fedmoe.flower.wrapper import Wrapper
+from fedmoe.moe.construction import gate_class
 from fedmoe.settings import Settings
 
 __all__ = ["Canonical"]
@@ -54,6 +55,15 @@ class Canonical(Wrapper):
             )
         if self.gates == "median":
             vars(self)["merges"] = "updates"
+
+    def check(self, settings: Settings) -> None:
+        """Refuses a gate whose scores cannot be shifted, where that is all that would change."""
+        super().check(settings)
+        if self.gates == "mean" and self.form and not gate_class(settings.gate.name).shift_rows:
+            raise SettingsError(
+                "strategy.canonical needs a gate that stays the same function where all scores are shifted alike, got "
+                f"gate.name='{settings.gate.name}', which has one form alone; hint: gate.name='softmax'"
+            )
 
     def jobs(self, round_num: int, client_id: int, held: tuple[int, ...]) -> Sequence[ClientJob]:
         """Returns the client's jobs, their gates to be sent in canonical form."""

@@ -65,7 +65,8 @@ class LogisticEM(ExpertStrategy):
         """Refuses experts that are not linear, and a prior in the loss."""
         if not is_linear(settings.experts.model):
             raise SettingsError(
-                f"logistic_em needs linear experts, got experts.model='{settings.experts.model}'; hint: 'head'"
+                f"logistic_em needs linear experts, got experts.model='{settings.experts.model}'; hint: "
+                "experts.model='linear'"
             )
         if settings.train.logit_adjustment:
             raise SettingsError("logistic_em maximises the likelihood itself, got train.logit-adjustment=true")

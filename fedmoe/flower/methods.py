@@ -15,7 +15,7 @@ from fedmoe.references import known_names, load_plugin, short_name
 from fedmoe.settings import Settings
 from fedmoe.settings.arguments import check_type
 
-__all__ = ["Method", "build_strategy", "methods_of", "unused_tables"]
+__all__ = ["Method", "build_strategy", "methods_of", "unused_tables", "works_over"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,12 @@ def unused_tables(settings: Settings, methods: Sequence[Method]) -> list[str]:
         if difflib.get_close_matches(table, known, n=1, cutoff=0.75):
             raise SettingsError(f"unknown strategy '{table}'; {nearest_hint(table, known)}")
     return [f"the settings table strategy.{table} is used by no method of this run" for table in unused]
+
+
+def works_over(methods: Sequence[Method]) -> list[str]:
+    """Returns a note for each method that works over another one, down to what it rests on."""
+    paths = (_names(method) for method in methods)
+    return [f"{path[0]} works over {', over '.join(path[1:])}" for path in paths if len(path) > 1]
 
 
 def _names(method: Method) -> list[str]:

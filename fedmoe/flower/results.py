@@ -180,6 +180,7 @@ def summary_table(
         "methods": methods,
         **_seen(outcomes),
         "routing": _routing(outcomes),
+        "remarks": {name: list(outcome.remarks) for name, outcome in outcomes.items() if outcome.remarks},
         **_cold_start(outcomes, common_cold),
         "bytes": {**traffic[header["strategy"]], "by_method": traffic},
         "seconds": {

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmoe.errors import FedmoeError, RunFolderError, SettingsError
 from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint, set_up_torch
-from fedmoe.flower.methods import methods_of, unused_tables
+from fedmoe.flower.methods import methods_of, unused_tables, works_over
 from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
 from fedmoe.flower.results import (
     client_table,
@@ -76,7 +76,8 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
         main.pool_size(settings) if isinstance(main, ExpertStrategy) else 1,
         (main.gate or settings.gate.name) if isinstance(main, ExpertStrategy) and main.has_gate else "none",
     )
-    header["notes"] += [*_hints(roster, settings), *_vote_note(settings), *unused_tables(settings, methods)]
+    header["notes"] += [*_hints(roster, settings), *_vote_note(settings), *_drift_note(settings)]
+    header["notes"] += [*works_over(methods), *unused_tables(settings, methods)]
     if old is not None:
         _check_same_data(old, header)
     else:
@@ -122,6 +123,14 @@ def output_folder(settings: Settings) -> Path:
             "is the SuperLink's, not yours"
         )
     return output
+
+
+def _drift_note(settings: Settings) -> list[str]:
+    clients = settings.clients
+    if not clients.drift_round:
+        return []
+    what = "labels" if clients.drift == "labels" else f"look ({clients.drift})"
+    return [f"from round {clients.drift_round} on the {what} of group {clients.drift_group} are others"]
 
 
 def _vote_note(settings: Settings) -> list[str]:

@@ -19,7 +19,7 @@ from fedmoe.settings import Settings
 
 __all__ = ["Wrapper"]
 
-ALWAYS = {"ahead": "what is sent a round ahead must be the outermost; hint: the other way round"}
+ALWAYS = {"ahead": "what is sent a round ahead must be the outermost"}
 
 SAID = ("has_gate", "gate", "ranks_by", "merges")  # what a class says of itself, a wrapper says as `inner` does
 SHARED = ("federation", "num_rounds", "rankings", "state")  # what the round sets, `inner` gets as well

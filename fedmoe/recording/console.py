@@ -107,6 +107,9 @@ class ConsoleLogger:
         )
         for method, told in (summary.get("routing") or {}).items():
             self._plain(f"routing by {method_title(method)}: {routing_text(told)}")
+        for method, texts in (summary.get("remarks") or {}).items():
+            for text in texts:
+                self._plain(f"{method_title(method)}, {text}")
         for method, told in (summary.get("cold_start") or {}).items():
             dense = "mixture" not in summary["methods"][method]
             self._plain(f"cold start, {method_title(method)}: {cold_start_text(told, dense)}")

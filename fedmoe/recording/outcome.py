@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedmoe.recording.remarks import Remarks
 from fedmoe.recording.rounds import iter_rounds
 
 __all__ = ["Outcome", "read_outcome"]
@@ -24,6 +25,7 @@ class Outcome:
         evaluation: the latest evaluation's record; empty where there was none.
         untrained: experts that nobody held in the rounds from the evaluation before that one up to it.
         personalise: seconds to serve one unseen client, of each evaluation.
+        remarks: what else the rounds tell, a line each.
     """
 
     seconds: tuple[float, ...]
@@ -34,6 +36,7 @@ class Outcome:
     evaluation: Mapping[str, Any]
     untrained: tuple[int, ...] = ()
     personalise: tuple[float, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def rounds(self) -> int:
@@ -56,7 +59,9 @@ def read_outcome(path: Path) -> Outcome:
     # expert id -> clients that have held it since the last evaluation
     held: Counter[int] = Counter()
     untrained: tuple[int, ...] = ()
+    remarks = Remarks()
     for line in iter_rounds(path):
+        remarks.add(line)
         seconds.append(float(line["seconds"]["round"]))
         sent.update(down=line["bytes"]["down"], up=line["bytes"]["up"])
         took_part.update(line["clients"])
@@ -76,4 +81,5 @@ def read_outcome(path: Path) -> Outcome:
         evaluation=evaluation,
         untrained=untrained,
         personalise=tuple(personalise),
+        remarks=tuple(remarks.texts(evaluation)),
     )

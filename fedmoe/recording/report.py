@@ -142,6 +142,11 @@ def _results(record: RunRecord) -> str:
         f"Cold start, {record.title(method)}: {cold_start_text(told, record.dense(method))}."
         for method, told in (record.summary.get("cold_start") or {}).items()
     ]
+    remarks += [
+        f"{record.title(method)}, {text}."
+        for method, texts in (record.summary.get("remarks") or {}).items()
+        for text in texts
+    ]
     routing = "".join(f"<p class='under'>{words(text)}</p>" for text in remarks)
     return heading + table(["method", "prediction", "mean", "std", "worst decile"], rows, 2) + caption + routing
 

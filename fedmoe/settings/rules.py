@@ -53,6 +53,11 @@ def check_rules(settings: Settings) -> None:
         "evaluate.attack-eps attacks what the experts say, and needs evaluate.common-vote=0, got "
         f"{settings.evaluate.common_vote}",
     )
+    _require(
+        clients.drift_round <= settings.num_server_rounds,
+        f"clients.drift-round must be at most num-server-rounds ({settings.num_server_rounds}), got "
+        f"{clients.drift_round}: nothing would drift",
+    )
     sizes = [part.strip() for part in settings.evaluate.cold_start.split(",") if part.strip()]
     _require(
         all(part.isdecimal() and int(part) >= 1 for part in sizes),

@@ -8,7 +8,7 @@ import pytest
 
 from fedmoe.errors import SettingsError
 from fedmoe.flower.contract import Contract
-from fedmoe.flower.methods import methods_of, unused_tables
+from fedmoe.flower.methods import methods_of, unused_tables, works_over
 from fedmoe.flower.wrapper import Wrapper
 from fedmoe.recording.checkpoints import load_checkpoint
 from fedmoe.settings import from_flat
@@ -58,6 +58,7 @@ def test_each_one_takes_its_own_table() -> None:
     own = {"strategy.unchanged.over": LONGER, "strategy.longer.over": "fedavg"}
     settings = from_flat(small_config(strategy__name=UNCHANGED) | own)
     assert unused_tables(settings, methods_of(settings)) == []
+    assert works_over(methods_of(settings)) == ["unchanged works over longer, over fedavg"]
 
 
 def test_whatever_a_strategy_may_say_is_handed_through() -> None:

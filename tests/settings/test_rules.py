@@ -64,6 +64,12 @@ EDGES = {
         (False, True),
         r"train.compile='on' needs deterministic=false, got true: the last bits .* are trained together",
     ),
+    "a drift that comes": (
+        {"num-server-rounds": 4},
+        "clients.drift-round",
+        (4, 5),
+        r"clients.drift-round must be at most num-server-rounds \(4\), got 5: nothing would drift",
+    ),
     "an attack on a vote": (
         {"evaluate.attack-eps": 0.1},
         "evaluate.common-vote",

@@ -65,3 +65,11 @@ def test_a_strategy_that_trains_no_gate_is_refused(over: str) -> None:
     config = small_config(strategy__name="canonical") | {"strategy.canonical.over": over}
     with pytest.raises(SettingsError, match="clients train a gate"):
         methods_of(from_flat(config))
+
+
+def test_a_gate_that_has_one_form_alone_is_refused_where_nothing_would_change() -> None:
+    config = small_config(strategy__name="canonical", gate__name="relu")
+    with pytest.raises(SettingsError, match=r"got gate.name='relu', which has one form alone"):
+        methods_of(from_flat(config))
+    methods_of(from_flat(config | {"strategy.canonical.gates": "median"}))
+    methods_of(from_flat(config | {"gate.name": "softmax"}))
