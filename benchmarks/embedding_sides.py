@@ -27,7 +27,8 @@ from fedmoe.flower.node import Node
 from fedmoe.flower.preparation import Preparation
 from fedmoe.flower.wire import decode, encode, record_of
 from fedmoe.moe.expert import Expert
-from fedmoe.training.samples import Lots, SampleStore
+from fedmoe.training.sample_store import SampleStore
+from fedmoe.training.samples import Lots
 
 __all__ = ["ComputingStore", "RoundSide", "computing_node", "equal_shares", "settings_of", "unseen_clients"]
 

@@ -30,7 +30,7 @@ from fedmoe.flower.node import Node
 from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.settings import from_flat
 from fedmoe.training.common_expert import forward_all
-from fedmoe.training.samples import channel_statistics
+from fedmoe.training.sample_store import channel_statistics
 
 __all__ = ["main", "measure", "seconds_table"]
 

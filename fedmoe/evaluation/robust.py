@@ -24,7 +24,8 @@ from fedmoe.moe.routing import best_held
 from fedmoe.seeding import torch_stream
 from fedmoe.settings import EvaluateSettings
 from fedmoe.training.attack import Attack, Span
-from fedmoe.training.samples import ClientSamples, SampleStore
+from fedmoe.training.sample_store import SampleStore
+from fedmoe.training.samples import ClientSamples
 
 __all__ = ["Ground", "Target", "robust_figures", "under_attack"]
 

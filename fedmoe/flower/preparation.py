@@ -44,7 +44,7 @@ from fedmoe.training.common_expert import (
     forward_all,
     keep_weights,
 )
-from fedmoe.training.samples import SampleStore, channel_statistics
+from fedmoe.training.sample_store import SampleStore, channel_statistics
 
 __all__ = ["Preparation", "can_start_from", "check_plugins", "prepare_run"]
 

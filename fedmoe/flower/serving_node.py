@@ -35,7 +35,8 @@ from fedmoe.recording.client_states import ClientStates, RoundStates
 from fedmoe.settings import Settings
 from fedmoe.training.common_expert import expert_spec, open_weights
 from fedmoe.training.fine_tuning import fine_tuned
-from fedmoe.training.samples import Lots, SampleStore
+from fedmoe.training.sample_store import SampleStore
+from fedmoe.training.samples import Lots
 from fedmoe.training.speed import TrainerChoice, make_trainer
 from fedmoe.training.trainer import Workplace
 

@@ -26,7 +26,8 @@ from fedmoe.moe.vectors import load_vector
 from fedmoe.personal.fetching import Fetching
 from fedmoe.personal.personalized import COMMON, MIXTURE, Personalized, Way
 from fedmoe.personal.trained import Trained
-from fedmoe.training.samples import ClientSamples, SampleStore
+from fedmoe.training.sample_store import SampleStore
+from fedmoe.training.samples import ClientSamples
 
 __all__ = ["UNKNOWN", "Batch", "serve_batch"]
 

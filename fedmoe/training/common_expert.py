@@ -26,7 +26,7 @@ from fedmoe.references import load_plugin, source_of
 from fedmoe.seeding import derive_seed, torch_stream
 from fedmoe.settings import Settings
 from fedmoe.training.pretrained import PretrainedExpert, check_name, fit_head, pretrained_expert
-from fedmoe.training.samples import channel_statistics
+from fedmoe.training.sample_store import channel_statistics
 
 __all__ = ["CommonExpert", "common_expert", "expert_spec", "forward_all", "keep_weights", "open_weights"]
 

@@ -3,8 +3,6 @@
 One resident set of modules is kept per worker, and each client's parameters are copied into it in place.
 """
 
-import bdb
-import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 
 from fedmoe.federation.heads import gate_of
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Turn
-from fedmoe.federation.merging import diverged
 from fedmoe.federation.state import ServerState
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
@@ -24,6 +21,7 @@ from fedmoe.moe.vectors import Vector, load_vector, parts_of, to_vector
 from fedmoe.training.augmentation import augment
 from fedmoe.training.keeping import Start, is_trained, moves
 from fedmoe.training.objective import Batch, LocalModel, Objective, load_objective
+from fedmoe.training.one_by_one import one_by_one
 from fedmoe.training.optimiser import make_optimiser
 from fedmoe.training.precision import computing_in, lay_out
 from fedmoe.training.samples import ClientSamples
@@ -32,8 +30,6 @@ from fedmoe.training.stack import pool_of
 from fedmoe.training.trainer import Workplace
 
 __all__ = ["LoopTrainer"]
-
-_log = logging.getLogger(__name__)
 
 
 class LoopTrainer:
@@ -53,19 +49,7 @@ class LoopTrainer:
 
     def train(self, jobs: Iterable[ClientJob], state: ServerState) -> Iterator[ClientUpdate | ClientFailure]:
         """Yields, for each job in turn, its update, or its failure where it raised or its weights diverged."""
-        for job in jobs:
-            try:
-                update = self.train_client(job, state)
-                problem = diverged(update)
-            except bdb.BdbQuit:  # a person at the debugger has had enough
-                raise
-            except Exception as error:  # a client's failure must not end the round: it is named, counted, recorded
-                problem = f"{type(error).__name__}: {error}"
-                _log.exception("client %d failed in round %d (train)", job.client_id, job.round_num)
-            if problem is None:
-                yield update
-            else:
-                yield ClientFailure(stage="train", client_id=job.client_id, round_num=job.round_num, error=problem)
+        return one_by_one(jobs, lambda job: self.train_client(job, state))
 
     def train_client(self, job: ClientJob, state: ServerState) -> ClientUpdate:
         """Returns what the client gives back after its local epochs."""

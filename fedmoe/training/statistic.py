@@ -1,7 +1,5 @@
 """Statistics: what clients may be asked about their samples in place of training, and how they answer."""
 
-import bdb
-import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,20 +8,18 @@ from typing import Protocol, cast
 import numpy as np
 
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate, Question
-from fedmoe.federation.merging import diverged
 from fedmoe.federation.state import ServerState
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.moe.vectors import Vector, load_vector
 from fedmoe.references import load_plugin
+from fedmoe.training.one_by_one import one_by_one
 from fedmoe.training.samples import ClientSamples
 from fedmoe.training.trainer import Workplace
 
 __all__ = ["STATISTIC", "Answer", "Statistic", "answers"]
 
 STATISTIC = "extra/statistic"  # the name under which it is sent
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,19 +46,7 @@ class Statistic(Protocol):
 def answers(place: Workplace, jobs: Iterable[ClientJob], state: ServerState) -> Iterator[ClientUpdate | ClientFailure]:
     """Yields each client's answer, or its failure where it raised; it is the same whatever trainer there is."""
     experts: list[Expert] = []
-    for job in jobs:
-        try:
-            update = answer(place, job, state, experts)
-            problem = diverged(update)
-        except bdb.BdbQuit:  # a person at the debugger has had enough
-            raise
-        except Exception as error:  # a client's failure must not end the round: it is named, counted, recorded
-            problem = f"{type(error).__name__}: {error}"
-            _log.exception("client %d failed in round %d (statistic)", job.client_id, job.round_num)
-        if problem is None:
-            yield update
-        else:
-            yield ClientFailure(stage="train", client_id=job.client_id, round_num=job.round_num, error=problem)
+    return one_by_one(jobs, lambda job: answer(place, job, state, experts))
 
 
 def answer(place: Workplace, job: ClientJob, state: ServerState, experts: list[Expert]) -> ClientUpdate:

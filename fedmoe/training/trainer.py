@@ -20,7 +20,8 @@ from fedmoe.seeding import derive_seed, torch_stream
 from fedmoe.settings import TrainSettings
 from fedmoe.training.keeping import Outcome, Start, kept_after, start_of
 from fedmoe.training.objective import load_terms
-from fedmoe.training.samples import Lots, SampleStore
+from fedmoe.training.sample_store import SampleStore
+from fedmoe.training.samples import Lots
 from fedmoe.training.schedule import num_steps, validation_split
 
 __all__ = ["LocalTrainer", "Workplace"]

@@ -19,7 +19,8 @@ from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.settings import EvaluateSettings
 from fedmoe.training.attack import Attack, Span
-from fedmoe.training.samples import ClientSamples, SampleStore
+from fedmoe.training.sample_store import SampleStore
+from fedmoe.training.samples import ClientSamples
 from tests.small import rounds_of, run_small, small_config, small_settings
 
 SHAPE, CLASSES, POOL, SIZE = (1, 4, 4), 4, 5, 150  # more than are attacked at once

@@ -12,7 +12,7 @@ import fedmoe.flower.serving_node as node
 from fedmoe.federation.assignment import Assignment, Rankings, top_k
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.settings import Settings
-from fedmoe.training.samples import SampleStore
+from fedmoe.training.sample_store import SampleStore
 from tests.small import newest_bytes, rounds_of, run_small, small_config
 
 

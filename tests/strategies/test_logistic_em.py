@@ -22,7 +22,7 @@ from fedmoe.moe.gate import GateSpec
 from fedmoe.moe.vectors import load_vector, to_vector
 from fedmoe.seeding import derive_seed
 from fedmoe.settings import from_flat
-from fedmoe.training.samples import channel_statistics
+from fedmoe.training.sample_store import channel_statistics
 from fedmoe.training.statistics.logistic_mixture import LogisticMixtureSums
 from tests.small import NUM_CLASSES, blobs, newest_state, rounds_of, run_small, small_config
 

@@ -26,7 +26,8 @@ from fedmoe.moe.expert import ExpertSpec
 from fedmoe.moe.gate import GateSpec
 from fedmoe.references import known_names
 from fedmoe.training.objective import load_objective
-from fedmoe.training.samples import Lots, SampleStore
+from fedmoe.training.sample_store import SampleStore
+from fedmoe.training.samples import Lots
 from strategies.fedjets import FedJETs
 from tests.small import NUM_CLASSES, blobs, small_settings
 

@@ -14,7 +14,7 @@ from fedmoe.training import speed
 from fedmoe.training.choice import choose_trainer, forced_choice
 from fedmoe.training.loop import LoopTrainer
 from fedmoe.training.objective import Batch, LocalModel
-from fedmoe.training.samples import SampleStore
+from fedmoe.training.sample_store import SampleStore
 from fedmoe.training.speed import TrainerChoice, make_trainer
 from fedmoe.training.stacked import StackedTrainer
 from tests.training.test_trainers import MIXTURE, ROWS, Field, Row, prepared  # noqa: F401

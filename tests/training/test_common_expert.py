@@ -16,7 +16,7 @@ from fedmoe.moe.vectors import to_vector
 from fedmoe.settings import Settings, from_flat
 from fedmoe.training import common_expert as module
 from fedmoe.training.common_expert import common_expert
-from fedmoe.training.samples import channel_statistics
+from fedmoe.training.sample_store import channel_statistics
 from tests.small import small_config
 
 CPU = torch.device("cpu")

@@ -7,7 +7,8 @@ import torch
 
 from fedmoe.data.embeddings import EmbeddingTable
 from fedmoe.data.population import build_population
-from fedmoe.training.samples import Lots, SampleStore, channel_statistics, has_room
+from fedmoe.training.sample_store import SampleStore, channel_statistics, has_room
+from fedmoe.training.samples import Lots
 from tests.small import blobs, small_settings
 
 
