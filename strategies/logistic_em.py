@@ -10,15 +10,14 @@ from fedmoe.errors import SettingsError
 from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.expectation_maximisation import Ascent
 from fedmoe.federation.job import ClientJob, Question
-from fedmoe.federation.logistic_mixture import LogisticMixture
-from fedmoe.federation.logistic_sums import Floats
+from fedmoe.federation.logistic_mixture import LogisticMixture, rows_of, vector_of
 from fedmoe.federation.packed_sums import PackedSums, SumsShape
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.replies import Replies
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.moe.construction import is_linear
-from fedmoe.moe.vectors import Vector
 from fedmoe.settings import Settings
+from fedmoe.training.statistic import STATISTIC
 
 __all__ = ["LogisticEM"]
 
@@ -92,14 +91,14 @@ class LogisticEM(ExpertStrategy):
 
     def merge(self, round_num: int, state: ServerState, updates: Replies) -> ServerState:
         """Returns the state at the last accepted point."""
-        if not updates.sums.weights.get("extra/statistic"):
+        if not updates.sums.weights.get(STATISTIC):
             return state
         asked, shape = self._point(state), self._shape(state)
         who = np.array([row["client_id"] for row in updates.rows], dtype=np.int64)
         if SUMS in state.extras and not np.array_equal(who, state.extras[WHO]):
             last = self._ascent(state).point
             return without_sums(replace(self._at(state, last), extras={**state.extras, WHO: who}))
-        numbers_S = updates.sums.average("extra/statistic").astype(np.float64)
+        numbers_S = updates.sums.average(STATISTIC).astype(np.float64)
         ascent = self._ascent(state).heard(asked, PackedSums(numbers_S, shape, asked.free_P(), self.ridge))
         assert isinstance(ascent.sums, PackedSums)
         own = {
@@ -146,16 +145,3 @@ def without_sums(state: ServerState) -> ServerState:
     """Returns the state as before a first answer: the point that it is at is asked about, whatever comes out."""
     gone = (SUMS, POINT, PACE)
     return replace(state, extras={name: array for name, array in state.extras.items() if name not in gone})
-
-
-def rows_of(vector: Vector, count: int) -> Floats:
-    """Returns a linear layer's weights and biases as rows, less the last row: a softmax does not see a shift."""
-    weights, biases = vector[:-count].reshape(count, -1), vector[-count:]
-    rows: Floats = np.concatenate([weights, biases[:, None]], axis=1).astype(np.float64)
-    rows -= rows[-1].copy()
-    return rows
-
-
-def vector_of(rows: Floats) -> Vector:
-    """Returns the rows as a linear layer's vector."""
-    return np.concatenate([rows[:, :-1].ravel(), rows[:, -1]]).astype(np.float32)

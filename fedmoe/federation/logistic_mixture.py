@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedmoe.federation.logistic_sums import Floats, LogisticSums, log_softmax, logistic_sums
 
-__all__ = ["LogisticMixture", "MixtureSums", "mixture_sums"]
+__all__ = ["LogisticMixture", "MixtureSums", "mixture_sums", "rows_of", "vector_of"]
+
+Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -171,3 +174,16 @@ def _missing(
     safe_N = np.where(weight_N > 0, weight_N, 1.0)
     lost_PP: Floats = second_PP - mean_NP.T @ (mean_NP / safe_N[:, None])
     return lost_PP
+
+
+def rows_of(vector: Floats32, count: int) -> Floats:
+    """Returns a linear layer's weights and biases as rows, less the last row: a softmax does not see a shift."""
+    weights, biases = vector[:-count].reshape(count, -1), vector[-count:]
+    rows: Floats = np.concatenate([weights, biases[:, None]], axis=1).astype(np.float64)
+    rows -= rows[-1].copy()
+    return rows
+
+
+def vector_of(rows: Floats) -> Floats32:
+    """Returns the rows as a linear layer's vector."""
+    return np.concatenate([rows[:, :-1].ravel(), rows[:, -1]]).astype(np.float32)

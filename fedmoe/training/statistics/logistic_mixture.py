@@ -4,15 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedmoe.federation.logistic_mixture import LogisticMixture, mixture_sums
+from fedmoe.federation.logistic_mixture import LogisticMixture, mixture_sums, rows_of
 from fedmoe.federation.logistic_sums import Floats
 from fedmoe.federation.packed_sums import packed
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.moe.gates.softmax import SoftmaxGate
 from fedmoe.moe.transform import TRANSFORMS
+from fedmoe.moe.vectors import to_vector
 from fedmoe.training.samples import ClientSamples
 from fedmoe.training.statistic import Answer
 
@@ -44,19 +45,13 @@ class LogisticMixtureSums:
         if not len(samples):
             raise ValueError("a client must have a sample at least")
         mixture = LogisticMixture(
-            gate_MG=rows_of(gate.linear), experts_MCF=np.stack([rows_of(expert.head) for expert in experts])
+            gate_MG=rows_of(to_vector(gate), len(experts)),
+            experts_MCF=np.stack([rows_of(to_vector(expert), expert.head.out_features) for expert in experts]),
         )
         read = experts[0].embed(samples.inputs(slice(None)))
         bent = TRANSFORMS[gate.transform](samples.gate_input)
         sums = mixture_sums(mixture, with_one(read), with_one(bent), samples.y.cpu().numpy(), missing=self.missing)
         return Answer(packed(sums).astype(np.float32), -sums.log_likelihood / sums.weight)
-
-
-def rows_of(layer: nn.Linear) -> Floats:
-    """Returns a layer's weights and biases as rows, of which the last is 0."""
-    rows: Floats = torch.cat([layer.weight, layer.bias[:, None]], dim=1).double().cpu().numpy()
-    rows -= rows[-1].copy()
-    return rows
 
 
 def with_one(input_BD: Tensor) -> Floats:
