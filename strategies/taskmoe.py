@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 
 from fedmoe.data.contracts import is_over_domains
 from fedmoe.errors import SettingsError
-from fedmoe.evaluation.serving import Serving
 from fedmoe.federation.heads import HEADS, KEYS
-from fedmoe.federation.job import ClientJob, Term
+from fedmoe.federation.job import ClientJob
 from fedmoe.federation.merging import merge_sums
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.replies import Replies
-from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.references import load_plugin
 from fedmoe.settings import Settings
+from strategies.fedmix import FedMix
 
 __all__ = ["TaskMoE"]
 
@@ -26,8 +25,8 @@ OWNERS = ("client", "task")
 
 
 @dataclass
-class TaskMoE(ExpertStrategy):
-    """Task-aware gating (Gupta et al., arXiv 2204.07689): a gate head for each task, experts for all.
+class TaskMoE(FedMix):
+    """Task-aware gating (Gupta et al., arXiv 2204.07689): FedMix with a gate head for each task, experts for all.
 
     `sum_m softmax(G_t(e))_m f(x; W_m)`: our t, their task; our G_t, the head that is task t's own, on the frozen common
     expert's embedding e, the trunk that all share. A task is a client, or what a domain is. Every client holds the
@@ -45,10 +44,7 @@ class TaskMoE(ExpertStrategy):
 
     heads: str = "client"
     told: bool = False
-    output: str = "probability"
-    init: str = ""
 
-    has_gate: ClassVar[bool] = True
     ranks_by: ClassVar[str] = "mean"
     merges: ClassVar[str] = "updates"
 
@@ -68,10 +64,6 @@ class TaskMoE(ExpertStrategy):
                 f"strategy.taskmoe.heads='task' takes a client's domain for its task, and there are none with "
                 f"clients.partition='{settings.clients.partition}'; hint: heads='client', or clients.partition='domain'"
             )
-
-    def pool_size(self, settings: Settings) -> int:
-        """Returns M."""
-        return settings.experts.num
 
     def task_of(self, client_id: int) -> int:
         """Returns the row of the client's head: its own number, or its domain's."""
@@ -104,15 +96,7 @@ class TaskMoE(ExpertStrategy):
 
     def job(self, round_num: int, client_id: int, held: tuple[int, ...]) -> ClientJob:
         """Returns the joint loss of the client's head and all experts."""
-        return ClientJob(
-            client_id=client_id,
-            round_num=round_num,
-            experts=held,
-            objective=(Term("mixture", {"output": self.output}),),
-            gate=True,
-            weighting="examples",
-            head=self.task_of(client_id),
-        )
+        return replace(super().job(round_num, client_id, held), head=self.task_of(client_id))
 
     def merge(self, round_num: int, state: ServerState, updates: Replies) -> ServerState:
         """Returns the state with experts averaged over all, each head over its task; the gate is the mean of heads.
@@ -138,10 +122,6 @@ class TaskMoE(ExpertStrategy):
         """Returns a training client's head; an unseen client's only if it tells its task."""
         seen = client_id < self.federation.population.num_training
         return self.task_of(client_id) if seen or self.told else -1
-
-    def serving(self) -> Serving:
-        """Returns: the mixture of all experts."""
-        return Serving(top_k=self.num_experts, output=self.output, answer="mixture")
 
     def ranking_indices(self) -> int:
         """Returns how many numbers a client that is asked sends: the mean of its embeddings."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-__all__ = ["draw_rate", "rate"]
+__all__ = ["curve_of", "draw_rate", "rate"]
 
 
 def rate(errors: Mapping[int, float]) -> float:
@@ -17,6 +17,16 @@ def rate(errors: Mapping[int, float]) -> float:
     log_n = np.log(np.array(list(errors), dtype=float))
     slope, _ = np.polyfit(log_n, np.log(np.array(list(errors.values()))), 1)
     return float(slope)
+
+
+def curve_of(runs: Sequence[Mapping[str, float]], name: str) -> dict[int, list[float]]:
+    """Returns size -> each run's error, of the figures that are called `NAME at SIZE`.
+
+    >>> curve_of([{"density at 100": 0.3, "density": -0.5}], "density")
+    {100: [0.3]}
+    """
+    sizes = [int(key.rsplit(" ", 1)[1]) for key in runs[0] if key.startswith(f"{name} at ")]
+    return {size: [run[f"{name} at {size}"] for run in runs] for size in sizes}
 
 
 def draw_rate(axes: Axes, errors: Mapping[int, Sequence[float]], label: str, colour: str, style: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.theory.experiment import Experiment, Figures, Results, main
-from benchmarks.theory.rates import draw_rate, rate
+from benchmarks.theory.rates import curve_of, draw_rate, rate
 from fedmoe.evaluation.recovery import cell_errors, voronoi_cells
 from fedmoe.federation.expectation_maximisation import climb
 from fedmoe.federation.logistic_mixture import LogisticMixture, mixture_sums
@@ -135,8 +135,7 @@ def draw(results: Results, figure: Figure) -> None:
         for row, runs in results.items():
             own, fit, transform = row.split(", ")
             if own == regime:
-                sizes = [int(key.rsplit(" ", 1)[1]) for key in runs[0] if key.startswith(f"{name} at ")]
-                curve = {size: [run[f"{name} at {size}"] for run in runs] for size in sizes}
+                curve = curve_of(runs, name)
                 draw_rate(axes, curve, f"{fit}, {transform}", colours[transform], "s--" if fit == "exact" else "o-")
         axes.set_title(title, fontsize=9)
         axes.set(xlabel="samples n")

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.theory.experiment import Experiment, Figures, Results, main
-from benchmarks.theory.rates import draw_rate, rate
+from benchmarks.theory.rates import curve_of, draw_rate, rate
 from benchmarks.theory.top_k_density import hellinger, nodes_of
 from fedmoe.evaluation.recovery import cell_errors, voronoi_cells
 from fedmoe.federation.logistic_sums import Floats
@@ -142,8 +142,7 @@ def draw(results: Results, figure: Figure) -> None:
     for axes, (name, true_k, title) in zip(panels, (*shown, ("experts", 1, "Experts' error, true K = 1")), strict=True):
         rows = [row for row in results if ROWS[row].true_k == true_k]
         for row, colour in zip(rows, colours, strict=False):
-            sizes = [int(key.rsplit(" ", 1)[1]) for key in results[row][0] if key.startswith(f"{name} at ")]
-            curve = {size: [run[f"{name} at {size}"] for run in results[row]] for size in sizes}
+            curve = curve_of(results[row], name)
             draw_rate(axes, curve, row.split(": ")[1], colour, STYLES[row.count(",")])
         axes.set_title(title, fontsize=9)
         axes.set(xlabel="samples n")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.theory.experiment import Experiment, Figures, Results, main
 from benchmarks.theory.gaussian_gating import errors_of, fitted, near, samples_at
-from benchmarks.theory.rates import draw_rate, rate
+from benchmarks.theory.rates import curve_of, draw_rate, rate
 from fedmoe.federation.top_k_mixture import TopKMixture
 from fedmoe.seeding import numpy_stream
 
@@ -58,8 +58,7 @@ def draw(results: Results, figure: Figure) -> None:
     )
     for axes, (name, title) in zip(panels, shown, strict=True):
         for (row, runs), colour in zip(results.items(), ("black", "tab:red"), strict=True):
-            sizes = [int(key.rsplit(" ", 1)[1]) for key in runs[0] if key.startswith(f"{name} at ")]
-            curve = {size: [run[f"{name} at {size}"] for run in runs] for size in sizes}
+            curve = curve_of(runs, name)
             draw_rate(axes, curve, row.split(":")[0], colour, "o-")
         axes.set_title(title, fontsize=9)
         axes.set(xlabel="samples n")
