@@ -25,7 +25,8 @@ class AdvMoE(FedJETs):
     The router reads the image (`conv_router`), so that an attack changes the routing. In training every batch is
     attacked (`objectives/trades.py`), and experts and router learn on the same loss as FedJETs' plus TRADES' term:
 
-    - `joint`: both at once, by `loss + beta KL(f(x) || f(x')) + routing KL(g(x) || g(x'))`;
+    - `joint`: both at once, by `loss + beta KL(f(x) || f(x')) + routing KL(g(x) || g(x'))`; with `routing` 0 the attack
+      aims at the output alone, which is adversarial training as it is done for one network, the paper's baseline;
     - `alternating`: each batch twice: first the experts by `loss + beta KL(f(x) || f(x'))`, then, attacked anew, the
       router by `loss + beta KL(f(x) || f(x')) + routing KL(g(x) || g(x'))`, the other one standing still;
     - `plain`: by the loss alone. It is FedJETs with this router.
@@ -88,10 +89,11 @@ class AdvMoE(FedJETs):
         job = super().job(round_num, client_id, held)
         if self.training == "plain" or round_num <= self.warm:
             return job
-        whole = (*job.objective, self._term(self.routing))
+        alone = self.training == "joint" and self.routing == 0
+        whole = (*job.objective, self._term(self.routing, "output" if alone else "both"))
         if self.training == "joint":
             return replace(job, objective=whole)
-        experts = Turn(objective=(*job.objective, self._term(0.0)), trains=("body", "head"))
+        experts = Turn(objective=(*job.objective, self._term(0.0, "both")), trains=("body", "head"))
         return replace(job, objective=(), turns=(experts, Turn(objective=whole, trains=("gate",))))
 
     def merge(self, round_num: int, state: ServerState, updates: Replies) -> ServerState:
@@ -100,9 +102,9 @@ class AdvMoE(FedJETs):
         weights = {i: updates.sums.weights.get(f"expert/{i}", 0) for i in range(self.num_experts)}
         return alike(merged, self._shared(), weights)
 
-    def _term(self, routing: float) -> Term:
+    def _term(self, routing: float, aim: str) -> Term:
         attack = {"eps": self.eps, "step": self.attack_step or 5 / 8 * self.eps, "steps": self.attack_steps}
-        return Term("trades", {**attack, "beta": self.beta, "routing": routing, "output": self.output})
+        return Term("trades", {**attack, "beta": self.beta, "routing": routing, "output": self.output, "aim": aim})
 
     def _shared(self) -> Sequence[slice]:
         return places_of(self.federation.layout["expert"], shared_tensors(self.federation.settings.experts.model))

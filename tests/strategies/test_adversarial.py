@@ -32,9 +32,17 @@ def strategy(**arguments: Any) -> AdvMoE:
 def test_joint_training_adds_the_term_to_fedjets_own_losses() -> None:
     ours = strategy(training="joint", eps=0.1, beta=2.0, routing=3.0)
     term = {"eps": 0.1, "step": 0.0625, "steps": 2, "beta": 2.0, "routing": 3.0, "output": "probability"}
+    term["aim"] = "both"
     mixture = Term("mixture", {"output": "probability", "renormalise": True})
     assert ours.job(1, 7, (0, 2)).objective == (mixture, Term("trades", term))
     assert ours.job(1, 4, (1,)).objective == (Term("anchor", {"gate_labels": False}), Term("trades", term))
+
+
+def test_joint_training_without_the_routers_term_attacks_the_output_alone() -> None:
+    for training, aims in (("joint", ["output"]), ("alternating", ["both", "both"])):
+        job = strategy(training=training, routing=0.0).job(1, 7, (0, 2))
+        losses = [turn.objective for turn in job.turns] or [job.objective]
+        assert [loss[-1].arguments["aim"] for loss in losses] == aims
 
 
 @pytest.mark.parametrize(("client", "held"), [(7, (0, 2)), (4, (1,))])

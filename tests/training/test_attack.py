@@ -131,7 +131,7 @@ def test_embeddings_cannot_be_attacked() -> None:
 # ---- TRADES --------------------------------------------------------------------------------------
 
 
-def by_hand(model: LocalModel, data: Batch, attack: Attack, beta: float, routing: float) -> Tensor:
+def by_hand(model: LocalModel, data: Batch, attack: Attack, beta: float, routing: float, aims: int = 2) -> Tensor:
     """TRADES' term in plain torch: loops, `autograd.grad`, `kl_div`."""
     assert model.gate is not None
 
@@ -147,21 +147,24 @@ def by_hand(model: LocalModel, data: Batch, attack: Attack, beta: float, routing
     x = x.clamp(SPAN.low_C11, SPAN.high_C11)
     for _ in range(attack.steps):
         x = x.detach().requires_grad_()
-        apart = sum(kl_div(q, p.detach(), log_target=True, reduction="sum") for p, q in zip(clean, at(x), strict=True))
+        pairs = list(zip(clean, at(x), strict=True))[:aims]
+        apart = sum(kl_div(q, p.detach(), log_target=True, reduction="sum") for p, q in pairs)
         (gradient,) = torch.autograd.grad(apart, x)
         x = x + attack.step * UNIT * soft_sign(gradient)
         x = torch.minimum(torch.maximum(x, least), most).clamp(SPAN.low_C11, SPAN.high_C11)
-    pairs = zip((beta, routing), clean, at(x.detach()), strict=True)
-    return sum(w * kl_div(q, p, log_target=True, reduction="batchmean") for w, p, q in pairs)  # type: ignore[return-value]
+    parts = zip((beta, routing), clean, at(x.detach()), strict=True)
+    return sum(w * kl_div(q, p, log_target=True, reduction="batchmean") for w, p, q in parts)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize(("beta", "routing"), [(6.0, 0.0), (0.0, 2.0), (3.0, 1.5)])
+@pytest.mark.parametrize(
+    ("beta", "routing", "aim"), [(6.0, 0.0, "both"), (0.0, 2.0, "both"), (3.0, 1.5, "both"), (3.0, 1.5, "output")]
+)
 @pytest.mark.parametrize("seed", range(3))
-def test_the_term_and_its_gradient_are_those_by_hand(seed: int, beta: float, routing: float) -> None:
+def test_the_term_and_its_gradient_are_those_by_hand(seed: int, beta: float, routing: float, aim: str) -> None:
     model, data, attack = local_model(seed=seed), batch(seed), Attack(0.1, 0.06, 2)
-    arguments = {"eps": 0.1, "step": 0.06, "steps": 2, "beta": beta, "routing": routing}
+    arguments = {"eps": 0.1, "step": 0.06, "steps": 2, "beta": beta, "routing": routing, "aim": aim}
     found = load_objective([Term("trades", arguments)])(model, data)
-    wanted = by_hand(model, data, attack, beta, routing)
+    wanted = by_hand(model, data, attack, beta, routing, {"both": 2, "output": 1}[aim])
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-6)
     for one, other in zip(
         *(torch.autograd.grad(t, model.trained, allow_unused=True) for t in (found, wanted)), strict=True
@@ -185,6 +188,11 @@ def test_a_gate_on_embeddings_keeps_its_routing_and_one_on_images_does_not(seed:
     assert float(load_objective([term])(image, data).detach()) > 1e-5
     other = local_model(seed=seed, gate="mlp")
     assert float(load_objective([term])(other, data).detach()) == 0
+
+
+def test_an_attack_on_neither_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"aims at one of both, output, got 'gate'; hint"):
+        load_objective([Term("trades", {"aim": "gate"})])
 
 
 def test_what_was_augmented_is_what_is_attacked() -> None:

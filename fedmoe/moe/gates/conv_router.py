@@ -1,5 +1,6 @@
 """A small convolutional router that reads the image itself."""
 
+import torch
 from torch import Tensor, nn
 
 from fedmoe.errors import SettingsError
@@ -21,12 +22,15 @@ class ConvRouter(Gate):
         spec: what it is built from.
         channels: of the first convolution; the others have twice as many. At least 1.
         layers: convolutions, at least 1.
+        hard: as theirs, each sample goes to the one held expert of the highest score, with a weight of 1; the gradient
+            is that of the softmax over the held scores (straight-through, arXiv 1308.3432).
     """
 
     reads = "image"
 
-    def __init__(self, spec: GateSpec, *, channels: int = 8, layers: int = 3) -> None:
+    def __init__(self, spec: GateSpec, *, channels: int = 8, layers: int = 3, hard: bool = False) -> None:
         super().__init__(spec)
+        self.hard = hard
         for name, value in (("channels", channels), ("layers", layers)):
             if value < 1:
                 raise SettingsError(f"gate.conv_router.{name} must be at least 1, got {value}")
@@ -44,3 +48,11 @@ class ConvRouter(Gate):
         """Returns logits_BM."""
         logits_BM: Tensor = self.last(self.layers(input_BD.reshape(-1, *self.in_shape)))
         return logits_BM
+
+    def weigh(self, logits_BM: Tensor, expert_ids_K: Tensor) -> Tensor:
+        """Returns weights_BK: the softmax of the held scores; of a `hard` router its highest alone, made 1."""
+        soft_BK = super().weigh(logits_BM, expert_ids_K)
+        if not self.hard:
+            return soft_BK
+        chosen_BK = torch.nn.functional.one_hot(soft_BK.argmax(dim=1), soft_BK.shape[1]).to(soft_BK.dtype)
+        return chosen_BK + (soft_BK - soft_BK.detach())

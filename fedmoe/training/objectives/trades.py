@@ -11,6 +11,8 @@ from fedmoe.training.objective import Batch, LocalModel
 
 __all__ = ["Trades"]
 
+AIMS = ("both", "output")
+
 
 @dataclass(frozen=True)
 class Trades:
@@ -18,8 +20,9 @@ class Trades:
 
     f is the output (the held experts', weighted by the gate; of a job without gate its first expert's), g the softmax
     of the gate's scores over the pool. x' is found by PGD within eps of x: it maximises both divergences' sum, whatever
-    their weights here are. With `mixture` it is AdvMoE's experts' loss (arXiv 2308.10110; beta = 6), with `mixture` and
-    a weight on routing its router's.
+    their weights here are, or, with `aim="output"`, the first alone. With `mixture` it is AdvMoE's experts' loss (arXiv
+    2308.10110; beta = 6), with `mixture` and a weight on routing its router's; aimed at the output, it is TRADES of
+    the mixture as of one network.
 
     Their released code gives the router `y mod M` to learn as a class. That fixes by hand who is whose expert, on
     labels that an image does not show and that mean nothing to clients who hold a few of them; where experts are found
@@ -35,6 +38,7 @@ class Trades:
         beta: weight of the output's divergence, at least 0.
         routing: weight of the routing's, at least 0.
         output: mix `"probability"` or `"logit"`.
+        aim: what the attack maximises: `"both"` divergences' sum, or the `"output"`'s.
     """
 
     eps: float = 8 / 255
@@ -43,6 +47,11 @@ class Trades:
     beta: float = 6.0
     routing: float = 0.0
     output: str = "probability"
+    aim: str = "both"
+
+    def __post_init__(self) -> None:
+        if self.aim not in AIMS:
+            raise ValueError(f"an attack aims at one of {', '.join(AIMS)}, got '{self.aim}'; hint: both")
 
     def __call__(self, model: LocalModel, batch: Batch) -> Tensor:
         """Returns the weighted divergences, at least 0.
@@ -51,10 +60,10 @@ class Trades:
             ValueError: the experts do not read images.
         """
         clean = self._at(model, batch, batch.x_BCHW)
-        fixed = tuple(log_probs.detach() for log_probs in clean)
+        fixed = tuple(log_probs.detach() for log_probs in (clean if self.aim == "both" else clean[:1]))
 
         def figure(x_BCHW: Tensor) -> Tensor:
-            pairs = zip(fixed, self._at(model, batch, x_BCHW), strict=True)
+            pairs = zip(fixed, self._at(model, batch, x_BCHW), strict=False)
             return torch.stack([divergence(one, other).sum() for one, other in pairs]).sum()
 
         attack = Attack(self.eps, self.step, self.steps)
