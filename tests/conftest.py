@@ -32,6 +32,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole is shared out among the cores, up to four: a worker takes 1.5 GB. A part runs in this process."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(4, os.cpu_count() or 1) if whole else 0
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """Sums of torch have the same bits on every machine, and several test runs can share two cores."""
