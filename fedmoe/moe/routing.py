@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Routing", "best_held", "held_softmax", "ordered"]
+__all__ = ["Routing", "best_held", "held_softmax", "highest", "ordered"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,14 @@ def held_softmax(logits_BM: Tensor, expert_ids_K: Tensor) -> Tensor:
         expert_ids_K: int64, which experts are held; the columns follow them.
     """
     return torch.softmax(logits_BM.index_select(1, expert_ids_K), dim=1)
+
+
+def highest(scores_BK: Tensor) -> Tensor:
+    """Returns 1 at the highest of each row, 0 elsewhere; of equal ones the first column's.
+
+    Also within a gradient within `vmap`, where torch's `one_hot` looks at values and fails.
+    """
+    return torch.zeros_like(scores_BK).scatter(1, scores_BK.argmax(dim=1, keepdim=True), 1.0)
 
 
 def ordered(logits_BM: Tensor, expert_ids_K: Tensor, weights_BK: Tensor) -> Routing:

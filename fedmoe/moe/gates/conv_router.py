@@ -1,10 +1,10 @@
 """A small convolutional router that reads the image itself."""
 
-import torch
 from torch import Tensor, nn
 
 from fedmoe.errors import SettingsError
 from fedmoe.moe.gate import Gate, GateSpec
+from fedmoe.moe.routing import highest
 
 __all__ = ["ConvRouter"]
 
@@ -52,7 +52,4 @@ class ConvRouter(Gate):
     def weigh(self, logits_BM: Tensor, expert_ids_K: Tensor) -> Tensor:
         """Returns weights_BK: the softmax of the held scores; of a `hard` router its highest alone, made 1."""
         soft_BK = super().weigh(logits_BM, expert_ids_K)
-        if not self.hard:
-            return soft_BK
-        chosen_BK = torch.nn.functional.one_hot(soft_BK.argmax(dim=1), soft_BK.shape[1]).to(soft_BK.dtype)
-        return chosen_BK + (soft_BK - soft_BK.detach())
+        return highest(soft_BK) + (soft_BK - soft_BK.detach()) if self.hard else soft_BK

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fedmoe.errors import SettingsError
 from fedmoe.moe.gate import Gate, GateSpec
+from fedmoe.moe.routing import highest
 
 __all__ = ["NoisyTop1Gate"]
 
@@ -51,5 +52,4 @@ class NoisyTop1Gate(Gate):
     def weigh(self, logits_BM: Tensor, expert_ids_K: Tensor) -> Tensor:
         """Returns weights_BK, of which one in a row is above 0; of equal scores the first column's wins."""
         held_BK = logits_BM.index_select(1, expert_ids_K)
-        chosen_BK = torch.nn.functional.one_hot(held_BK.argmax(dim=1), held_BK.shape[1])
-        return torch.softmax(held_BK, dim=1) * chosen_BK
+        return torch.softmax(held_BK, dim=1) * highest(held_BK)
