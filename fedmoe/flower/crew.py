@@ -55,8 +55,8 @@ class Crew:
         answers = self._done("train", list(self._parts(order)), arrays)
         reports = [own for own, _ in answers]
         report: dict[str, Any] = {name: joined(own[name] for own in reports) for name in ("rows", "failures")}
-        for name in ("rankings", "received"):  # by client
-            report[name] = {client: told for own in reports for client, told in own[name].items()}
+        for name in ("rankings", "received", "looped"):  # by client; by kind of job
+            report[name] = {key: told for own in reports for key, told in own[name].items()}
         if order["merges"] == "updates":
             return report, {name: array.copy() for _, updates in answers for name, array in updates.items()}
         if len(answers) == 1:  # the node's own

@@ -88,6 +88,7 @@ class ExpertStrategy(Contract, Strategy):
         cohorts = {node_id: cohort for node_id, (cohort, _) in self._orders.items()}
         exact = self.federation.settings.deterministic
         gathered = gather_training(server_round, replies, cohorts, self.merges, exact)
+        self._note_looped(gathered.looped)
         self._rows = gathered.rows
         # A client of a silent node that was only asked to rank for another round had nothing to train.
         trained = {job.client_id for job in self._jobs}
@@ -221,6 +222,12 @@ class ExpertStrategy(Contract, Strategy):
             raise RoundError("no trainer could be chosen: the first node did not answer; hint: clients.timeout")
         self.federation.recorder.trainer(choice)
         return choice
+
+    def _note_looped(self, looped: Mapping[str, str]) -> None:
+        """Has it recorded which kinds of jobs have turned out to need the loop; the first reason given stays."""
+        if self._trainer is not None and looped.keys() - self._trainer.looped.keys():
+            self._trainer = replace(self._trainer, looped={**looped, **self._trainer.looped})
+            self.federation.recorder.trainer(self._trainer)
 
     def _is_evaluated(self, round_num: int) -> bool:
         return round_num == self.num_rounds or round_num % self.federation.settings.evaluate.every == 0
