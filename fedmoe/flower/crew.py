@@ -30,7 +30,6 @@ class Crew:
 
     def __init__(self, node: Node, count: int = 1, threads: int = 1) -> None:
         self.node, self.count, self.threads = node, count, threads
-        self.choice: dict[str, Any] | None = None  # of a plain Flower strategy, which asks no node to measure
         self.given = Slab() if count > 1 and can_fork(threads) else None
         self.workers: list[Worker] = []  # from the first order on that wants them
 
