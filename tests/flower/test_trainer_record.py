@@ -10,6 +10,7 @@ import pytest
 import fedmoe.flower.node as node_module
 from fedmoe.federation.job import ClientJob, Term
 from fedmoe.flower.strategy import ExpertStrategy
+from fedmoe.recording.wording import trainer_text
 from fedmoe.training.objectives.dense import Dense
 from fedmoe.training.speed import TrainerChoice
 from tests.small import newest_bytes, run_small, small_config
@@ -50,6 +51,7 @@ def test_a_kind_that_cannot_be_stacked_fails_nobody_and_is_recorded(tmp_path: Pa
         assert written["kind"] == "stacked"
         assert "ReadsBack" in kind
         assert "item()" in written["looped"][kind]
+        assert "; a kind of job one after another (as one program: RuntimeError" in trainer_text(written)
         bytes_of.add(newest_bytes(run))
     assert len(bytes_of) == 1
 
