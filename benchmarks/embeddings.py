@@ -42,18 +42,17 @@ LEAST_TURNS = 2
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures both works, prints a table and writes the JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embeddings", description=__doc__)
-    parser.add_argument("--toy", action="store_true", help="very small rounds, to see that all is well")
     parser.add_argument("--repetitions", type=int, default=7, help="timed rounds of each side, at least 2 (7)")
     parser.add_argument("--workers", type=int, default=2, help="processes that share the work, a thread each (2)")
-    parser.add_argument("--json", type=Path, help="file to write what was measured to")
+    record.add_arguments(parser)
     asked = parser.parse_args(arguments)
     if asked.repetitions < LEAST_TURNS or asked.workers < 1:
         parser.error(f"--repetitions must be at least {LEAST_TURNS} and --workers at least 1")
     results = {name: measure(name, asked.toy, asked.repetitions, asked.workers) for name in WORKS}
     Console().print(seconds_table(results))
-    if asked.json:
-        facts = {"toy": asked.toy, "repetitions": asked.repetitions, "workers": asked.workers}
-        record.write(asked.json, "embeddings", facts, results)
+    facts = {"repetitions": asked.repetitions, "workers": asked.workers}
+    written = record.write(asked, "embeddings", facts, results)
+    Console().print(f"written to {written}", highlight=False, soft_wrap=True)
 
 
 def measure(name: str, toy: bool, repetitions: int, workers: int) -> dict[str, Any]:

@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except SideError as error:
             raise SystemExit(f"{name}: {error}") from error
         Console().print(comparison_table(work, results[name]))
-        if asked.json:  # after each work: what was measured stays, whatever happens to the next one
-            facts = dataclasses.asdict(options) | {"repetitions": asked.repetitions, "toy": asked.toy}
-            record.write(asked.json, "throughput", facts, results)
+        facts = dataclasses.asdict(options) | {"repetitions": asked.repetitions}
+        written = record.write(asked, "throughput", facts, results)  # after each work: what was measured stays
+        Console().print(f"{name} is in {written}", highlight=False, soft_wrap=True)
 
 
 def arguments_parser() -> argparse.ArgumentParser:
@@ -70,8 +70,7 @@ def arguments_parser() -> argparse.ArgumentParser:
         default="",
         help="for all sides alike; default: what a side's libraries set (fedmoe: passive, the others: none)",
     )
-    parser.add_argument("--toy", action="store_true", help="very small works, to see that all is well")
-    parser.add_argument("--json", type=Path, help="file to write what was measured to")
+    record.add_arguments(parser)
     return parser
 
 

@@ -102,7 +102,7 @@ FJ_MLP = Work(
     momentum=0.9,
     experts=5,
     top_k=2,
-    sides=(*OURS, "fedmoe-compiled", "flower", "loop"),
+    sides=(*OURS, "fedmoe-compiled", "flower", "loop", "centralised"),
 )
 FJ_RESNET8 = Work(
     name="fj-resnet8",
@@ -116,7 +116,7 @@ FJ_RESNET8 = Work(
     momentum=0.9,
     experts=5,
     top_k=2,
-    sides=(*OURS, "flower", "loop"),
+    sides=(*OURS, "flower", "loop", "centralised", "centralised-contiguous"),
 )
 W2_BF16 = replace(
     W2,
@@ -128,7 +128,7 @@ W2_BF16 = replace(
 FJ_RESNET8_BF16 = replace(
     FJ_RESNET8,
     name="fj-resnet8-bf16",
-    title=FJ_RESNET8.title.replace("fp32", "bf16 (ours; the others fp32)"),
+    title=FJ_RESNET8.title.replace("fp32", "bf16 (ours and the floor; the others fp32)"),
     precision="bf16",
 )
 WORKS = {work.name: work for work in (W1, W2, W2_BF16, FJ_MLP, FJ_RESNET8, FJ_RESNET8_BF16)}

@@ -78,8 +78,12 @@ SIDES: dict[str, Side] = {
     "pfl": Side("pfl", "pfl_research", "pfl-research, simulated backend", {"bf16": False}),
     "pfl-bf16": Side("pfl", "pfl_research", "pfl-research with its autocast to bf16", {"bf16": True}),
     "loop": Side("torch", "plain_loop", "a plain torch loop, client after client", mixture=True),
-    "centralised": Side("torch", "centralised", "the floor: no federation, our layout", {"layout": "channels-last"}),
-    "centralised-contiguous": Side("torch", "centralised", "the same, contiguous layout", {"layout": "contiguous"}),
+    "centralised": Side(
+        "torch", "centralised", "the floor: no federation, channels-last", {"layout": "channels-last"}, mixture=True
+    ),
+    "centralised-contiguous": Side(
+        "torch", "centralised", "the same, contiguous layout", {"layout": "contiguous"}, mixture=True
+    ),
 }
 
 

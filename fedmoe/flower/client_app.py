@@ -22,7 +22,9 @@ __all__ = ["app"]
 app = ClientApp()
 
 _crews: dict[tuple[str, str, int], Crew] = {}
-"""(run, device, thread) -> node and workers; of the newest run only: memory must not grow."""
+"""(run, device, node) -> node and workers; of the newest run only: memory must not grow."""
+
+SHARED = -1
 
 
 @app.query("hello")
@@ -99,13 +101,22 @@ def _partition_id(context: Context) -> int:
     return int(context.node_config.get("partition-id", context.node_id))
 
 
+def _sharing(partition_id: int) -> int:
+    """Returns whose crew it is: nodes that take turns in one thread share one, nodes in threads have their own.
+
+    A pool gives a node's orders to any of its threads: a crew for each of these would put all nodes' resident data on
+    every device.
+    """
+    return SHARED if threading.current_thread() is threading.main_thread() else partition_id
+
+
 def _crew(order: dict[str, Any], context: Context) -> Crew:
     """Returns this process's workplace for the order's run and its workers, made at its first message."""
     settings = _settings(context)
     set_up_torch(settings.train.threads, settings.deterministic)
     device = _device(settings.train.device, _partition_id(context))
     run = json.dumps([order["plan"], sorted(context.run_config.items())], sort_keys=True, default=str)
-    key = (run, str(device), threading.get_ident())
+    key = (run, str(device), _sharing(_partition_id(context)))
     if key not in _crews:
         for stale in [key for key in tuple(_crews) if key[0] != run]:
             if (old := _crews.pop(stale, None)) is not None:

@@ -30,7 +30,6 @@ class Crew:
 
     def __init__(self, node: Node, count: int = 1, threads: int = 1) -> None:
         self.node, self.count, self.threads = node, count, threads
-        self.choice: dict[str, Any] | None = None  # of a plain Flower strategy, which asks no node to measure
         self.given = Slab() if count > 1 and can_fork(threads) else None
         self.workers: list[Worker] = []  # from the first order on that wants them
 
@@ -55,8 +54,8 @@ class Crew:
         answers = self._done("train", list(self._parts(order)), arrays)
         reports = [own for own, _ in answers]
         report: dict[str, Any] = {name: joined(own[name] for own in reports) for name in ("rows", "failures")}
-        for name in ("rankings", "received"):  # by client
-            report[name] = {client: told for own in reports for client, told in own[name].items()}
+        for name in ("rankings", "received", "looped"):  # by client; by kind of job
+            report[name] = {key: told for own in reports for key, told in own[name].items()}
         if order["merges"] == "updates":
             return report, {name: array.copy() for _, updates in answers for name, array in updates.items()}
         if len(answers) == 1:  # the node's own

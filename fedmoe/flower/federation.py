@@ -18,7 +18,7 @@ class Recorder(Protocol):
     """Who is told of every round, once it is whole, and before the first how clients are trained."""
 
     def trainer(self, choice: TrainerChoice) -> None:
-        """Keeps which trainer was chosen, and the figures behind it."""
+        """Keeps which trainer was chosen, and the figures behind it; again when a kind of job needs the loop."""
         ...
 
     def round(self, line: Mapping[str, Any], state: ServerState, average: ServerState | None) -> None:

@@ -16,6 +16,7 @@ from fedmoe.flower.wire import job_from_json, partial_state, row_of
 from fedmoe.settings import Settings
 from fedmoe.training.choice import choose_trainer, is_known
 from fedmoe.training.speed import TrainerChoice, make_trainer
+from fedmoe.training.stacked import StackedTrainer
 from fedmoe.training.statistic import answers
 from fedmoe.training.trainer import LocalTrainer
 
@@ -93,7 +94,8 @@ class Node(ServingNode):
                     sums.add(outcome)  # one client at a time: memory does not grow with the cohort
         rows = [row for row in rows if row["client_id"] not in failed - sent]
         rows = [row | ({"nonzeros": counted[own]} if (own := row["client_id"]) in counted else {}) for row in rows]
-        told = {"rankings": ranked["rankings"], "received": received}
+        looped = trainer.looped if isinstance(trainer, StackedTrainer) else {}
+        told = {"rankings": ranked["rankings"], "received": received, "looped": looped}
         report = {"rows": rows, "failures": failures, **told}
         if order["merges"] == "updates":
             return report, kept

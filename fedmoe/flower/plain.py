@@ -7,6 +7,7 @@ node's own stream, and gives back one average: to the strategy, a node is a clie
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from flwr.app.typing import MetricRecordValues
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedmoe.data.population import Population
 from fedmoe.errors import RoundError
 from fedmoe.evaluation.gathering import evaluation_record, held_sets
 from fedmoe.evaluation.priors import federated_prior
@@ -26,18 +28,23 @@ from fedmoe.federation.ledger import FLOAT_BYTES
 from fedmoe.federation.merging import Sums
 from fedmoe.federation.sampling import matched_count
 from fedmoe.federation.state import ServerState, moving_average
+from fedmoe.flower.choosing import choose, with_looped
 from fedmoe.flower.crew import Crew
 from fedmoe.flower.devices import choose_device
-from fedmoe.flower.federation import Recorder
+from fedmoe.flower.federation import Federation, Recorder
 from fedmoe.flower.node import Node
 from fedmoe.flower.preparation import Preparation
 from fedmoe.flower.replies import mean_seconds
+from fedmoe.flower.roster import call_roster
 from fedmoe.flower.wire import job_to_json, record_of, state_of
 from fedmoe.seeding import numpy_stream
+from fedmoe.settings import Settings
+from fedmoe.training.speed import TrainerChoice
 
 __all__ = ["is_plain", "plan_of", "reply_to_evaluate", "reply_to_train", "run_plain"]
 
 PLAN = "plan"
+TRAINER = "trainer"
 REPORT = "report"
 
 
@@ -57,25 +64,15 @@ def reply_to_train(message: Message, context: Context, crew: Crew) -> Message:
     config = next(iter(message.content.config_records.values()))
     _, round_num = plan_of(message)
     mu = _number(config.get("proximal-mu", 0.0))  # Flower's FedProx asks for it in this way
-    objective = (Term("dense"), Term("prox", {"mu": mu})) if mu else (Term("dense"),)
     name, record = next(iter(message.content.array_records.items()))
-    settings, cohort = crew.node.settings, _cohort(context, crew.node, round_num)
-    jobs = [
-        ClientJob(
-            client_id=client,
-            round_num=round_num,
-            experts=(0,),
-            objective=objective,
-            gate=False,
-            weighting="examples",
-        )
-        for client in cohort
-    ]
-    order = {"jobs": [job_to_json(job) for job in jobs], "num_experts": 1, "rounds": settings.num_server_rounds}
-    arrays = state_of(record).to_arrays()
-    if crew.choice is None:  # once: another trainer gives other last bits
-        crew.choice = crew.measure(order, arrays)
-    report, sums = crew.train({**order, "merges": "sums", "trainer": crew.choice}, arrays)
+    settings, cohort = crew.node.settings, _cohort(crew.node.settings, crew.node.population, _node(context), round_num)
+    order = {
+        "jobs": [job_to_json(job) for job in _jobs(cohort, round_num, mu)],
+        "num_experts": 1,
+        "merges": "sums",
+        "trainer": json.loads(str(config[TRAINER])),
+    }
+    report, sums = crew.train(order, state_of(record).to_arrays())
     rows, failures = report["rows"], report["failures"]
     if not rows:
         raise RoundError(f"round {round_num}: none of the node's clients gave a usable update: {failures}")
@@ -83,11 +80,12 @@ def reply_to_train(message: Message, context: Context, crew: Crew) -> Message:
     examples = sum(row["num_examples"] for row in rows)
     loss = sum(row["metrics"]["loss"] * row["num_examples"] for row in rows) / examples
     metrics: dict[str, MetricRecordValues] = {"num-examples": examples, "loss": loss}
+    told = {"clients": cohort, "failures": failures, "looped": report["looped"]}
     content = RecordDict(
         {
             name: ArrayRecord({"expert/0": Array(average)}),
             "metrics": MetricRecord(metrics),
-            REPORT: ConfigRecord({"json": json.dumps({"clients": cohort, "failures": failures})}),
+            REPORT: ConfigRecord({"json": json.dumps(told)}),
         }
     )
     return Message(content, reply_to=message)
@@ -96,7 +94,7 @@ def reply_to_train(message: Message, context: Context, crew: Crew) -> Message:
 def reply_to_evaluate(message: Message, context: Context, node: Node) -> Message:
     """Returns the mean accuracy over this node's share of the unseen clients."""
     state = state_of(next(iter(message.content.array_records.values())))
-    own = _share(node.population.unseen, context) or tuple(node.population.unseen)[:1]
+    own = _share(node.population.unseen, _node(context)) or tuple(node.population.unseen)[:1]
     results = serve_dense(node, own, state)
     metrics: dict[str, MetricRecordValues] = {
         "num-examples": sum(result.examples for result in results),
@@ -118,10 +116,11 @@ def serve_dense(
 class PlainRounds:
     """Watches a plain strategy: what its nodes sent back, and what each round comes to."""
 
-    def __init__(self, strategy: Strategy, preparation: Preparation, recorder: Recorder) -> None:
+    def __init__(self, strategy: Strategy, preparation: Preparation, recorder: Recorder, choice: TrainerChoice) -> None:
         settings = preparation.settings
         self.preparation = preparation
         self.recorder = recorder
+        self.choice = choice
         self.node = Node(settings, preparation.plan(), choose_device(settings.train.device, None))
         self.average: ServerState | None = None
         self.held: Mapping[int, Sequence[int]] = {}
@@ -142,6 +141,8 @@ class PlainRounds:
         reports = [json.loads(str(reply.content.config_records[REPORT]["json"])) for reply in good]
         self.clients = sorted(client for report in reports for client in report["clients"])
         self.failures = [failure for report in reports for failure in report["failures"]]
+        looped = {kind: why for report in reports for kind, why in report["looped"].items()}
+        self.choice = with_looped(self.choice, looped, self.recorder)
         self.metrics = [next(iter(reply.content.metric_records.values())) for reply in good]
         share = self.preparation.settings.clients.min_completed
         completed = len(self.clients) - len(self.failures)
@@ -202,39 +203,67 @@ class PlainRounds:
         }
 
 
-def run_plain(strategy: Strategy, preparation: Preparation, recorder: Recorder, grid: Grid) -> None:
-    """Trains a plain Flower strategy by its own `start`, from round 1."""
-    settings = preparation.settings
-    config = {PLAN: json.dumps(dict(preparation.plan()))}
-    watched = PlainRounds(strategy, preparation, recorder)
+def run_plain(strategy: Strategy, preparation: Preparation, federation: Federation, grid: Grid) -> None:
+    """Trains a plain Flower strategy by its own `start`, from round 1.
+
+    The trainer is chosen before that, on the cohort that the first node will have, and travels in the config.
+
+    Raises:
+        RoundError: no trainer could be chosen, or a round failed.
+    """
+    settings, state = preparation.settings, preparation.initial_state(1, False, "")
+    choice = federation.trainer
+    if choice is None:
+        roster = call_roster(grid)
+        cohort = _cohort(settings, federation.population, (0, len(roster.node_ids)), 1)
+        jobs = _jobs(cohort, 1, _number(getattr(strategy, "proximal_mu", 0.0)))
+        choice = choose(federation, jobs, state, settings.num_server_rounds, grid, roster)
+    config = {PLAN: json.dumps(dict(federation.plan))}
+    watched = PlainRounds(strategy, preparation, federation.recorder, choice)
     strategy.start(
         grid,
-        record_of(preparation.initial_state(1, False, "")),
+        record_of(state),
         num_rounds=settings.num_server_rounds,
         timeout=settings.clients.timeout,
-        train_config=ConfigRecord(dict(config)),
+        train_config=ConfigRecord({**config, TRAINER: json.dumps(asdict(choice))}),
         evaluate_config=ConfigRecord(dict(config)),
         evaluate_fn=watched.record,
     )
 
 
-def _cohort(context: Context, node: Node, round_num: int) -> list[int]:
-    """Returns this node's clients of the round: its share of the round's number, by lot among its own."""
-    own = _share(node.population.training, context)
-    settings = node.settings
+def _jobs(clients: Sequence[int], round_num: int, mu: float) -> list[ClientJob]:
+    """Returns the clients' jobs: the dense model's loss, with FedProx's term where `mu` is above 0."""
+    objective = (Term("dense"), Term("prox", {"mu": mu})) if mu else (Term("dense"),)
+    own: dict[str, Any] = {"objective": objective, "gate": False, "weighting": "examples"}
+    return [ClientJob(client_id=client, round_num=round_num, experts=(0,), **own) for client in clients]
+
+
+def _cohort(settings: Settings, population: Population, node: tuple[int, int], round_num: int) -> list[int]:
+    """Returns a node's clients of the round: its share of the round's number, by lot among its own.
+
+    Args:
+        settings: the run's.
+        population: whose training clients they are.
+        node: its partition id, and how many nodes there are.
+        round_num: the round.
+    """
+    own = _share(population.training, node)
     together = settings.clients.per_round
     if settings.clients.matched_bytes:
-        together = matched_count(settings.clients, settings.experts.top_k, 2, len(node.population.training))
-    wanted = max(1, round(together / max(1, int(context.node_config["num-partitions"]))))
-    rng = numpy_stream(
-        node.settings.seed, "plain", "round", round_num, "node", int(context.node_config["partition-id"])
-    )
+        together = matched_count(settings.clients, settings.experts.top_k, 2, len(population.training))
+    wanted = max(1, round(together / max(1, node[1])))
+    rng = numpy_stream(settings.seed, "plain", "round", round_num, "node", node[0])
     return sorted(int(client) for client in rng.choice(own, size=min(wanted, len(own)), replace=False))
 
 
-def _share(clients: Sequence[int], context: Context) -> tuple[int, ...]:
-    config: Mapping[str, Any] = context.node_config
-    return tuple(c for c in clients if c % int(config["num-partitions"]) == int(config["partition-id"]))
+def _share(clients: Sequence[int], node: tuple[int, int]) -> tuple[int, ...]:
+    partition, partitions = node
+    return tuple(client for client in clients if client % partitions == partition)
+
+
+def _node(context: Context) -> tuple[int, int]:
+    """Returns the node's partition id, and how many nodes there are."""
+    return int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
 
 
 def _number(value: Any) -> float:

@@ -32,6 +32,7 @@ class Replies:
         rankings: client -> its score of every expert, of those who ranked meanwhile (`Contract.ranked_meanwhile`).
         received: client -> name of a vector that it received (`expert/3`) -> samples that fell to it, how many of them
             it had right before it was trained, and how many the client's mixture; where jobs report (`ClientJob`).
+        looped: kind of job that could not be stacked and was trained in the loop -> why (`TrainerChoice`).
     """
 
     rows: list[dict[str, Any]]
@@ -40,6 +41,7 @@ class Replies:
     failures: list[ClientFailure]
     rankings: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     received: Mapping[int, Mapping[str, tuple[int, int, int]]] = field(default_factory=dict)
+    looped: Mapping[str, str] = field(default_factory=dict)
 
 
 def gather_rankings(
@@ -61,7 +63,9 @@ def gather_training(round_num: int, replies: Iterable[Message], cohorts: Cohorts
     updates: list[ClientUpdate] = []
     rankings: dict[int, tuple[float, ...]] = {}
     received: dict[int, dict[str, tuple[int, int, int]]] = {}
+    looped: dict[str, str] = {}
     for payload, arrays in answered:
+        looped |= payload.get("looped", {})
         rankings |= {int(client): tuple(scores) for client, scores in payload.get("rankings", {}).items()}
         for client, told in payload.get("received", {}).items():
             received[int(client)] = {name: tuple(counts) for name, counts in told.items()}
@@ -83,6 +87,7 @@ def gather_training(round_num: int, replies: Iterable[Message], cohorts: Cohorts
         failures=failures,
         rankings=dict(sorted(rankings.items())),
         received=dict(sorted(received.items())),
+        looped=dict(sorted(looped.items())),
     )
 
 

@@ -43,7 +43,15 @@ def run_method(
             _start(method.strategy, preparation, recorder, start, grid)
         else:
             forget_rounds(place)  # Flower's own loop always starts at round 1; its rounds come out the same again
-            run_plain(method.strategy, preparation, recorder, grid)
+            federation = Federation(
+                settings=settings,
+                population=preparation.population,
+                plan=preparation.plan(),
+                ledger=ledger_of(method.strategy, preparation),
+                recorder=recorder,
+                trainer=start.trainer,
+            )
+            run_plain(method.strategy, preparation, federation, grid)
     return read_outcome(place.rounds)
 
 

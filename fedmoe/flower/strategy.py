@@ -15,15 +15,15 @@ from fedmoe.federation.job import ClientFailure, ClientJob
 from fedmoe.federation.ledger import RoundBytes
 from fedmoe.federation.sparse import nonzeros_of
 from fedmoe.federation.state import ServerState, moving_average
+from fedmoe.flower.choosing import choose, with_looped
 from fedmoe.flower.contract import Contract
 from fedmoe.flower.federation import Federation
-from fedmoe.flower.orders import evaluate_orders, measure_order, rank_orders, train_orders
+from fedmoe.flower.orders import evaluate_orders, rank_orders, train_orders
 from fedmoe.flower.replies import gather_evaluation, gather_rankings, gather_training
 from fedmoe.flower.roster import Roster, call_roster, exchange
-from fedmoe.flower.wire import decode, record_of, state_of
+from fedmoe.flower.wire import record_of, state_of
 from fedmoe.moe.vectors import Vector
 from fedmoe.seeding import numpy_stream
-from fedmoe.training.choice import forced_choice
 from fedmoe.training.speed import TrainerChoice
 
 __all__ = ["ExpertStrategy"]
@@ -68,7 +68,8 @@ class ExpertStrategy(Contract, Strategy):
         if not self._jobs:
             return  # nobody could be ranked: `aggregate_train` says why
         if self._trainer is None:
-            self._trainer = self._choose_trainer(server_round, state, grid, self._roster)
+            federation, rounds = self.federation.at(server_round), self.num_rounds - server_round + 1
+            self._trainer = choose(federation, self._jobs, state, rounds, grid, self._roster)
         meanwhile = tuple(self.ranked_meanwhile(server_round, clients))
         self._orders = train_orders(
             *(self.federation.at(server_round), self._roster, self._jobs, state, self.merges, self._trainer),
@@ -88,6 +89,8 @@ class ExpertStrategy(Contract, Strategy):
         cohorts = {node_id: cohort for node_id, (cohort, _) in self._orders.items()}
         exact = self.federation.settings.deterministic
         gathered = gather_training(server_round, replies, cohorts, self.merges, exact)
+        if self._trainer is not None:
+            self._trainer = with_looped(self._trainer, gathered.looped, self.federation.recorder)
         self._rows = gathered.rows
         # A client of a silent node that was only asked to rank for another round had nothing to train.
         trained = {job.client_id for job in self._jobs}
@@ -202,25 +205,6 @@ class ExpertStrategy(Contract, Strategy):
             line = self._line(round_num, float(metrics["loss"]), seconds)  # type: ignore[arg-type]
             self.federation.recorder.round(line, self._state, self._average)
         return result
-
-    def _choose_trainer(self, round_num: int, state: ServerState, grid: Grid, roster: Roster) -> TrainerChoice:
-        """Returns what clients are trained by in this run: what the settings say, or what the first node measures."""
-        choice = forced_choice(self.federation.settings.train, images=True)
-        jobs = [job for job in self._jobs if not job.question]
-        if not jobs:  # nobody trains, so there is nothing to measure
-            choice = TrainerChoice(kind="loop")
-        if choice is None:
-            rounds = self.num_rounds - round_num + 1
-            order = {roster.node_ids[0]: measure_order(self.federation.at(round_num), jobs, state, rounds)}
-            patience = self.federation.settings.clients.timeout
-            for reply in exchange(grid, "query.measure", str(round_num), order, patience).values():
-                if reply.has_error():
-                    raise RoundError(f"no trainer could be chosen: {reply.error.reason}")
-                choice = TrainerChoice.from_json(decode(reply)[0])
-        if choice is None:
-            raise RoundError("no trainer could be chosen: the first node did not answer; hint: clients.timeout")
-        self.federation.recorder.trainer(choice)
-        return choice
 
     def _is_evaluated(self, round_num: int) -> bool:
         return round_num == self.num_rounds or round_num % self.federation.settings.evaluate.every == 0

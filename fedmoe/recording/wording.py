@@ -172,5 +172,8 @@ def trainer_text(choice: Mapping[str, Any]) -> str:
     if best["loop"] and best["stacked"]:
         ratio = best["loop"] / best["stacked"] if stacked else best["stacked"] / best["loop"]
         text += f": {ratio:.1f} times as fast as {'one after another' if stacked else 'in one program'}, measured"
+    if looped := list(choice.get("looped", {}).values()):
+        kinds = "a kind of job" if len(looped) == 1 else f"{len(looped)} kinds of jobs"
+        text += f"; {kinds} one after another (as one program: {looped[0]})"
     failed = [f["error"] for f in figures if f["trainer"] == "stacked" and "error" in f]
     return text + (f" (as one program they cannot be: {failed[0]})" if failed and not stacked else "")

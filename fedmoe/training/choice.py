@@ -26,7 +26,7 @@ from fedmoe.training.trainer import Workplace
 __all__ = ["choose_trainer", "forced_choice", "is_known"]
 
 WIDTHS = (2, 4, 16, 64, 256)
-COMPILE_FROM = 60.0  # seconds of training in a run: compiling takes 5 to 20, and may halve the rest
+COMPILE_FROM = 60.0  # seconds of training in a run: compiling takes 10 to 60 a kind of job, and may halve the rest
 GIVE_UP = 1.5  # a stack this many times slower than the best ends the search, unless wider ones were gaining
 GAIN = 0.9  # of the time that the narrower stack took: then a wider one may be faster still
 
@@ -55,7 +55,7 @@ def choose_trainer(
 
     Args:
         place: where the clients are trained.
-        jobs: a round's; the kind with the most work counts.
+        jobs: a round's; the kind with the most work counts. What else cannot be stacked, `StackedTrainer` finds out.
         state: what they get.
         rounds: rounds that are still to come; compiling is tried only where they take long.
         kept: whether the figures go into the cache.

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedmoe.federation.job import ClientJob
 from fedmoe.federation.state import ServerState
+from fedmoe.training.memory import is_out_of_memory
 from fedmoe.training.running_stack import Buffers, RunningStack
 from fedmoe.training.stack_samples import StepBatch, load_stack
 from fedmoe.training.trainer import Workplace
@@ -46,7 +47,11 @@ def kind_of(job: ClientJob) -> str:
 
 
 def examine(place: Workplace, job: ClientJob, state: ServerState) -> JobKind:
-    """Returns what a stack of this client alone shows of its kind: two losses on a few of its samples are enough."""
+    """Returns what a stack of this client alone shows of its kind: two losses on a few of its samples are enough.
+
+    Raises:
+        Exception: whatever the client's job raises, or memory ran out.
+    """
     buffers = Buffers(place)
     samples = load_stack(place, [job], len(state.experts), 1, 1)
     rows = torch.arange(PROBE, device=place.device) % samples.counts[0]
@@ -68,7 +73,10 @@ def examine(place: Workplace, job: ClientJob, state: ServerState) -> JobKind:
     stack = RunningStack(place, buffers, [job], state, 1)  # anew: a pass may have changed BatchNorm's statistics
     try:
         other = gradient(stack, exact)
-    except (ValueError, RuntimeError):  # a batch that small cannot be computed (BatchNorm): then none is filled either
+    except (ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):  # it says nothing of the kind
+            raise
+        # a batch that small cannot be computed (BatchNorm): then none is filled either
         return JobKind(can_fill=False, client_bytes=needed)
     same = bool((one - other).norm() <= TOLERANCE * other.norm())
     router = stack.program.gate  # a few rows may be chosen alike by luck: a gate that looks at the batch says so itself

@@ -37,6 +37,7 @@ class TrainerChoice:
             or `error`.
         clients: how many clients it was measured on at the most.
         known: whether the figures are those of an earlier run.
+        looped: kind of job (`kind_of`) that the stacked trainer has turned over to the loop -> why it had to.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class TrainerChoice:
     figures: tuple[Figure, ...] = field(default=())
     clients: int = 0
     known: bool = False
+    looped: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> "TrainerChoice":
@@ -54,9 +56,21 @@ class TrainerChoice:
 
 
 def make_trainer(place: Workplace, choice: TrainerChoice, max_steps: int | None = None) -> LocalTrainer:
-    """Returns the trainer that was chosen."""
+    """Returns the trainer that was chosen.
+
+    A stacked one that nobody has forced turns over to the loop what cannot be stacked, but where speed is measured.
+    """
     if choice.kind == "stacked":
-        return StackedTrainer(place, width=choice.width, compiled=choice.compiled, max_steps=max_steps)
+        layout = "contiguous" if place.settings.layout == "auto" else place.settings.layout
+        turns = place.settings.trainer == "auto" and max_steps is None
+        return StackedTrainer(
+            place,
+            width=choice.width,
+            compiled=choice.compiled,
+            max_steps=max_steps,
+            loop=LoopTrainer(place, layout=layout) if turns else None,
+            looped=choice.looped if turns else None,
+        )
     return LoopTrainer(place, layout=choice.layout, max_steps=max_steps)
 
 

@@ -3,13 +3,14 @@
 No published simulator does this in PyTorch; the loop trainer does the same work client after client, and gives the same
 updates but for the last bits (law 2). Clients of one kind of job (objective, number of experts, gate) are sorted,
 longest first, and cut into stacks. In a step only those still at work take part: they are the first rows. A batch that
-is not full is filled up, and the rows that fill do not count (`Batch.mean`).
+is not full is filled up, and the rows that fill do not count (`Batch.mean`). A kind of job that cannot be stacked is
+found out by its first client that fails alone: where there is a loop trainer to turn to, that one trains it.
 """
 
 import bdb
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fedmoe.federation.job import ClientFailure, ClientJob, ClientUpdate
 from fedmoe.federation.merging import diverged
@@ -19,7 +20,7 @@ from fedmoe.training.memory import free_bytes, is_out_of_memory
 from fedmoe.training.running_stack import Buffers
 from fedmoe.training.schedule import filled_size, num_steps
 from fedmoe.training.stack_run import train_stack
-from fedmoe.training.trainer import Workplace
+from fedmoe.training.trainer import LocalTrainer, Workplace
 
 __all__ = ["StackedTrainer"]
 
@@ -39,15 +40,27 @@ class StackedTrainer:
             halved for good, and the stack is begun again.
         compiled: whether steps are compiled by torch.
         max_steps: steps after which a client stops, where only the speed is measured; `None`: all.
+        loop: who trains the kinds of jobs that cannot be stacked; `None`: their clients fail.
+        looped: kind (`kind_of`) -> why it cannot be stacked, as far as that is known already. More are added as they
+            show, and told once in the log.
     """
 
     def __init__(
-        self, place: Workplace, *, width: int = 0, compiled: bool = False, max_steps: int | None = None
+        self,
+        place: Workplace,
+        *,
+        width: int = 0,
+        compiled: bool = False,
+        max_steps: int | None = None,
+        loop: LocalTrainer | None = None,
+        looped: Mapping[str, str] | None = None,
     ) -> None:
         self.place = place
         self.compiled = compiled
         self.width = width
         self.max_steps = max_steps
+        self.loop = loop
+        self.looped = dict(looped or {})
         self.buffers = Buffers(place)
         self.kinds: dict[str, JobKind] = {}
         self.widths: dict[str, int] = {}  # by kind: what memory has turned out to hold
@@ -68,7 +81,7 @@ class StackedTrainer:
         for job in jobs:
             by_kind.setdefault(kind_of(job), []).append(job)
         for key, alike in by_kind.items():
-            if key not in self.kinds and (found := self._examine(alike, state)) is not None:
+            if key not in self.kinds.keys() | self.looped.keys() and (found := self._examine(alike, state)) is not None:
                 self.kinds[key] = found
             can_fill = key in self.kinds and self.kinds[key].can_fill
             groups: dict[tuple[int, int], list[ClientJob]] = {}
@@ -102,6 +115,9 @@ class StackedTrainer:
         self, jobs: Sequence[ClientJob], state: ServerState, fill: int
     ) -> Iterator[ClientUpdate | ClientFailure]:
         """Yields the outcomes of a stack; one that raises is begun again in two halves, down to the client at fault."""
+        if self.loop is not None and kind_of(jobs[0]) in self.looped:
+            yield from self.loop.train(jobs, state)
+            return
         problem, started = None, time.perf_counter()
         updates: list[ClientUpdate] = []
         try:
@@ -118,18 +134,34 @@ class StackedTrainer:
             if is_out_of_memory(error) and len(jobs) > 1:
                 self.widths[kind_of(jobs[0])] = len(jobs) // 2
                 _log.warning("a stack of %d clients does not fit the memory: %d from now on", len(jobs), len(jobs) // 2)
+            elif len(jobs) == 1 and self.loop is not None and not is_out_of_memory(error):
+                yield from self._looped(jobs[0], state, problem)
+                return
             elif len(jobs) == 1:
                 _log.exception("client %d failed in round %d (train)", jobs[0].client_id, jobs[0].round_num)
         if problem is None:
             seconds = (time.perf_counter() - started) / len(jobs)
             yield from (checked(update, seconds, jobs[0].round_num) for update in updates)
         elif len(jobs) == 1:
-            yield failure(jobs[0].client_id, jobs[0].round_num, problem)
+            forced = self.place.settings.trainer == "stacked"
+            hint = "; hint: train.trainer='auto' trains in the loop what cannot be stacked" if forced else ""
+            yield failure(jobs[0].client_id, jobs[0].round_num, problem + hint)
         else:
             self.buffers.free()
             half = len(jobs) // 2
             yield from self._together(jobs[:half], state, fill)
             yield from self._together(jobs[half:], state, fill)
+
+    def _looped(self, job: ClientJob, state: ServerState, problem: str) -> Iterator[ClientUpdate | ClientFailure]:
+        """Yields the loop's outcome of a client that failed alone; if it succeeds there, stacking was at fault."""
+        for outcome in self.loop.train([job], state) if self.loop is not None else ():
+            if isinstance(outcome, ClientUpdate):
+                self.looped[kind_of(job)] = problem
+                _log.warning(
+                    "jobs such as client %d's cannot be trained as one program, but one after another: %s",
+                    *(job.client_id, problem),
+                )
+            yield outcome
 
     def _samples(self, job: ClientJob) -> int:
         return len(self.place.samples_of(job))

@@ -38,18 +38,27 @@ def test_the_command_prints_a_table_for_each_growth_and_writes_all_that_was_meas
     file = tmp_path / "below" / "scale.json"
     monkeypatch.setenv("COLUMNS", "200")
     with mock.patch.object(scale, "in_its_own_process", in_this_process):  # each takes seconds to import all
-        scale.main(["--toy", "--json", str(file)])
-    printed = capsys.readouterr().out
+        scale.main(["--toy", "--json", str(file), "--repetitions", "2"])
+    said = capsys.readouterr()
+    printed = said.out
+    turns = [(line[:3], int(line.split("clients=")[1].split()[0])) for line in said.err.splitlines()]
+    assert turns[:4] == [("1/2", 30), ("1/2", 60), ("2/2", 60), ("2/2", 30)], "they take turns"
+    assert f"nodes is in {file}" in printed
     assert "clients grow; else per round 6, experts 2, nodes 1, rounds 3" in printed
     assert "nodes grow; else clients 30, per round 6" in printed
     assert "memory above the data itself, 60 clients against 30: " in printed
     written = json.loads(file.read_text())
     assert written["benchmark"] == "scale"
-    assert written["facts"]["toy"] is True
+    assert written["facts"] == {"toy": True, "rounds": 20, "workers": 0, "repetitions": 2}
     rows = [row for rows in written["results"].values() for row in rows]
     assert [(row["clients"], row["nodes"]) for row in rows] == [(30, 1), (60, 1), (30, 1), (30, 2)]
     for row in rows:
-        check(row)
+        assert len(row["runs"]) == 2
+        for run in row["runs"]:
+            check(run)
+        first, second = (run["round_median"] for run in row["runs"])
+        assert row["round_median"] == pytest.approx((first + second) / 2)
+        assert row["memory"]["late"]["peak"] == sum(run["memory"]["late"]["peak"] for run in row["runs"]) / 2
 
 
 def test_a_configuration_runs_in_a_process_of_its_own() -> None:
@@ -73,10 +82,14 @@ def test_a_process_that_fails_is_quoted(tmp_path: Path) -> None:
 
 def test_growth_is_told_against_the_first_row_and_a_broken_promise_is_said() -> None:
     def row(clients: int, peak: int, data: int) -> dict[str, Any]:
-        return {"clients": clients, "memory": {"late": {"peak": peak}}, "data_bytes": data}
+        run = {"clients": clients, "memory": {"late": {"peak": peak}}, "data_bytes": data}
+        return {**run, "runs": [run]}
 
     rows = [row(100, 900, 0), row(1_000, 1_000, 0), row(10_000, 1_200, 100), row(100_000, 1_800, 500)]
-    assert "100,000 clients against 1,000: 1.30x (at most 1.3x is promised: kept)" in scale.verdict(rows)
+    assert (
+        "100,000 clients against 1,000: 1.30x by the medians, 1.30x to 1.30x by turns (at most 1.3x is promised: kept)"
+        in scale.verdict(rows)
+    )
     rows[-1]["data_bytes"] = 490
     assert "BROKEN" in scale.verdict(rows)
 

@@ -3,12 +3,14 @@
 import importlib.util
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, nll_loss
 
-from benchmarks.networks import build_gate, build_network
-from benchmarks.sides import SIDES, run_side
+from benchmarks.networks import Network, build_gate, build_network
+from benchmarks.sides import SIDES, MissingLibraryError, run_side
+from benchmarks.sides.centralised_mixture import CentralisedMixture
 from benchmarks.sides.client_data import client_tensors
 from benchmarks.sides.fedjets_client import anchor_loss, mixed_loss
 from benchmarks.sides.fedmoe_plugins import PooledConvolutions
@@ -67,15 +69,73 @@ def test_a_mixture_s_rounds_move_gate_and_experts(work_name):
         assert all((weights[-i * expert :][:expert] != before[-i * expert :][:expert]).any() for i in (1, 2))
 
 
+APART = {
+    "flower": "on Ray: test_throughput.py",
+    "pfl": "it is no library of ours: below",
+    "pfl-bf16": "it is no library of ours: below",
+    "fedmoe-compiled": "compiling takes its minute: test_trainers.py compiles steps, and it is `fedmoe` but for that",
+}
+
+
+@pytest.fixture(scope="module")
+def one_home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")  # so that sides do not measure anew what another one has measured
+
+
+@pytest.mark.parametrize(
+    ("work_name", "name"), [(work.name, name) for work in WORKS.values() for name in work.sides if name not in APART]
+)
+def test_every_side_of_every_work_trains_all_its_samples_and_moves(work_name, name, one_home, monkeypatch):
+    monkeypatch.setenv("FEDMOE_HOME", str(one_home))
+    work = work_named(work_name, toy=True)
+    before, weights, samples = after(name, work, 1)
+    gate = to_vector(build_gate(work, build_network(work).width)).size if work.is_mixture else 0
+    assert samples == [work.samples_per_round]
+    assert weights.size == gate + work.experts * to_vector(build_network(work)).size
+    assert np.isfinite(weights).all()
+    assert (weights != before).mean() > 0.2
+
+
+def test_the_floor_of_a_mixture_has_the_round_s_passes_and_learns(monkeypatch):
+    work = replace(work_named("fj-mlp", toy=True), clients=7, experts=3)
+    passed, forward = [], Network.forward
+    floor = CentralisedMixture(work, torch.contiguous_format)
+
+    def counted(network, x):
+        passed.append((floor.experts.index(network), len(x)))
+        return forward(network, x)
+
+    def right():
+        with torch.no_grad():
+            ids = [(held, rows) for held, rows in floor.sets() if len(held) == 1]
+            return sum(float(cross_entropy(floor.experts[held[0]](floor.x[rows]), floor.y[rows])) for held, rows in ids)
+
+    first = right()
+    monkeypatch.setattr(Network, "forward", counted)
+    assert [floor.train() for _ in range(20)] == [7 * 12] * 20
+    assert sum(count for _, count in passed) == 20 * 12 * (3 + 4 * 2), "anchors one expert, normal clients two"
+    assert {expert for expert, _ in passed} == {0, 1, 2}
+    assert max(count for _, count in passed) == work.batch_size
+    monkeypatch.undo()
+    assert right() < 0.9 * first
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("pfl") is None, reason="needs the dependency group benchmarks")
-def test_pfl_trains_the_same_samples_and_model(tmp_path):
-    work = work_named("w1", toy=True)
+@pytest.mark.parametrize("work_name", [name for name, work in WORKS.items() if not work.is_mixture])
+def test_pfl_trains_the_same_samples_and_model(tmp_path, work_name):
+    work = work_named(work_name, toy=True)
     with workers(["pfl", "pfl-bf16"], work, ONE, tmp_path) as running:
         for worker in running.values():
             assert worker.go() > 0
             assert worker.ready["samples"] == [work.samples_per_round]
             assert worker.ready["parameters"] == to_vector(build_network(work)).size
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(SIDES, "pfl", replace(SIDES["pfl"], library="no_such_library"))
+    with pytest.raises(MissingLibraryError, match=r"needs the package 'no_such_library'.*uv run --group benchmarks"):
+        after("pfl", work_named("w1", toy=True), 1)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pfl") is not None, reason="pfl is installed")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import throughput
+from benchmarks import record, throughput
 from fedmoe import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def test_what_cannot_be_measured_is_refused(asked, message, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("work", ["w1", "fj-mlp"])
+@pytest.mark.parametrize("work", ["w1", "w2", "fj-mlp", "fj-resnet8"])  # in bf16 its side is the same
 def test_flower_s_side_does_the_same_work_on_ray_and_leaves_nothing(work, tmp_path):
     file = tmp_path / "throughput.json"
     asked = ["--toy", "--work", work, "--sides", "fedmoe-loop,centralised,flower", "--repetitions", "2"]
@@ -70,11 +70,21 @@ def test_flower_s_side_does_the_same_work_on_ray_and_leaves_nothing(work, tmp_pa
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     sides = {name: side["ready"] for name, side in json.loads(file.read_text())["results"][work]["sides"].items()}
-    assert set(sides) == {"fedmoe-loop", "flower", *(["centralised"] if work == "w1" else [])}
+    assert set(sides) == {"fedmoe-loop", "flower", "centralised"}
     assert len({side["parameters"] for side in sides.values()}) == 1
     assert all(side["samples"] == [48, 48] for side in sides.values())
     assert sides["flower"]["actors"] == 2
     assert heirs_of(f"BENCHMARK_TEST={tmp_path}") == []
+
+
+def test_where_no_file_is_asked_for_one_is_written_below_build_and_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(record, "FOLDER", tmp_path / "build" / "benchmarks")
+    throughput.main(["--toy", "--work", "w1", "--sides", "loop", "--repetitions", "2", "--warm-up", "1"])
+    file = tmp_path / "build" / "benchmarks" / "throughput-toy.json"
+    assert f"w1 is in {file}" in capsys.readouterr().out
+    assert json.loads(file.read_text())["facts"]["toy"] is True
+    command = ["git", "check-ignore", "--quiet", "build/benchmarks/throughput.json"]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode in (0, 128), "git ignores it, where git is"
 
 
 def heirs_of(variable):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -63,6 +64,30 @@ def no_crew_is_left() -> Iterator[None]:
     for crew in client._crews.values():
         crew.close()
     client._crews.clear()
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_nodes_in_threads_have_a_crew_each_whichever_thread_it_is(monkeypatch: pytest.MonkeyPatch, nodes: int) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(client, "Node", lambda *_, **__: made.append(1))
+    monkeypatch.setattr(client, "Crew", lambda *_: mock.Mock())
+    monkeypatch.setattr(client, "_device", lambda _, partition: torch.device("cuda", partition))
+    config = small_config()
+
+    def ask(partition: int) -> Any:
+        own = {"partition-id": partition, "num-partitions": nodes}
+        return client._crew({"plan": {}}, mock.Mock(run_config=config, node_config=own))
+
+    pools = [ThreadPoolExecutor(1) for _ in range(nodes)]
+    for turn in range(3):  # each node's order goes to another thread every time
+        for partition in range(nodes):
+            pools[(partition + turn) % nodes].submit(ask, partition).result()
+    for pool in pools:
+        pool.shutdown()
+    assert len(made) == nodes, "as many crews as nodes, not as threads times nodes"
+    monkeypatch.setattr(client, "_device", lambda *_: CPU)
+    assert {id(ask(partition)) for partition in range(nodes)} == {id(ask(0))}, "in turn in one thread they share one"
+    assert len(made) == nodes + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

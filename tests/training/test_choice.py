@@ -7,17 +7,18 @@ import pytest
 import torch
 
 from fedmoe.data import storage
-from fedmoe.federation.job import ClientJob, Term
+from fedmoe.federation.job import ClientFailure, ClientJob, Term
 from fedmoe.recording.wording import trainer_text
 from fedmoe.settings import TrainSettings
-from fedmoe.training import speed
+from fedmoe.training import speed, stacked
 from fedmoe.training.choice import choose_trainer, forced_choice
+from fedmoe.training.job_kind import kind_of
 from fedmoe.training.loop import LoopTrainer
 from fedmoe.training.objective import Batch, LocalModel
 from fedmoe.training.sample_store import SampleStore
 from fedmoe.training.speed import TrainerChoice, make_trainer
 from fedmoe.training.stacked import StackedTrainer
-from tests.training.test_trainers import MIXTURE, ROWS, Field, Row, prepared  # noqa: F401
+from tests.training.test_trainers import MIXTURE, ROWS, Field, Row, check_equal, prepared, updates_of  # noqa: F401
 
 
 @pytest.fixture
@@ -134,12 +135,77 @@ class ReadsBack:
         return loss * 2 if loss.item() > 1 else loss
 
 
+READS_BACK = Row((Term("tests.training.test_choice:ReadsBack"),), held=1, gate=False)
+
+
 def test_what_cannot_be_stacked_is_trained_in_the_loop_and_told(field: Field) -> None:
-    row = Row((Term("tests.training.test_choice:ReadsBack"),), held=1, gate=False)
-    chosen = choose_trainer(field.place, field.jobs(row), field.state)
+    chosen = choose_trainer(field.place, field.jobs(READS_BACK), field.state)
     assert chosen.kind == "loop"
     assert "item()" in next(figure["error"] for figure in chosen.figures if "error" in figure)
     assert "as one program they cannot be: RuntimeError" in trainer_text(asdict(chosen))
+
+
+@pytest.mark.parametrize("width", [0, 1, 5])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_kind_that_cannot_be_stacked_is_trained_in_the_loop_beside_one_that_can(
+    prepared: Any,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+    seed: int,
+    width: int,
+) -> None:
+    field = prepared(Row((MIXTURE,), settings={"train.trainer": "auto"}), seed)
+    trainer = make_trainer(field.place, TrainerChoice(kind="stacked", width=width))
+    assert isinstance(trainer, StackedTrainer)
+    loop = LoopTrainer(field.place)
+    usual, other = field.jobs(ROWS["mixture"]), field.jobs(READS_BACK)
+    updates_of(trainer, usual, field.state)
+    assert trainer.looped == {}
+    mixed = [*other[:4], *usual[4:]]  # its first round
+    got, wanted = updates_of(trainer, mixed, field.state), updates_of(loop, mixed, field.state)
+    check_equal(wanted, got)
+    for client in range(4):
+        assert got[client].experts.keys() == wanted[client].experts.keys()
+        for name, vector in wanted[client].vectors().items():
+            assert got[client].vectors()[name].tobytes() == vector.tobytes()
+    assert list(trainer.looped) == [kind_of(other[0])]
+    check_equal(updates_of(loop, other, field.state), updates_of(trainer, other, field.state))
+    assert sum("cannot be trained as one program" in record.message for record in caplog.records) == 1, "told once"
+
+
+def test_a_kind_is_not_tried_as_one_program_again(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, jobs = make_trainer(field.place, TrainerChoice(kind="stacked")), field.jobs(READS_BACK)
+    updates_of(trainer, jobs, field.state)
+    monkeypatch.setattr(stacked, "train_stack", lambda *_: pytest.fail("a stack was tried"))
+    monkeypatch.setattr(stacked, "examine", lambda *_: pytest.fail("a stack was examined"))
+    updates_of(trainer, jobs, field.state)
+    known = make_trainer(field.place, TrainerChoice(kind="stacked", looped={kind_of(jobs[0]): "it is known"}))
+    updates_of(known, jobs, field.state)
+
+
+def test_a_client_that_fails_in_the_loop_too_makes_nothing_of_its_kind(field: Field) -> None:
+    trainer = make_trainer(field.place, TrainerChoice(kind="stacked"))
+    row = Row((Term("tests.faulty:Fault", {"kind": "raise"}),))
+    outcomes = list(trainer.train(field.jobs(row), field.state))
+    assert len(outcomes) == 12
+    assert all(isinstance(outcome, ClientFailure) and "cannot count" in outcome.error for outcome in outcomes)
+    assert isinstance(trainer, StackedTrainer)
+    assert trainer.looped == {}
+
+
+def test_where_stacking_is_forced_what_cannot_be_stacked_fails_with_a_hint(prepared: Any) -> None:  # noqa: F811
+    field = prepared(Row((MIXTURE,), settings={"train.trainer": "stacked"}))
+    trainer = make_trainer(field.place, TrainerChoice(kind="stacked"))
+    mixed = [*field.jobs(READS_BACK)[:3], *field.jobs(ROWS["mixture"])[3:]]
+    outcomes = list(trainer.train(mixed, field.state))
+    failures = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
+    assert sorted(failure.client_id for failure in failures) == [0, 1, 2]
+    assert all("item()" in failure.error and "train.trainer='auto'" in failure.error for failure in failures)
+
+
+def test_speed_is_that_of_stacks_alone(field: Field) -> None:
+    trainer = make_trainer(field.place, TrainerChoice(kind="stacked", looped={"any": "it is known"}), 1)
+    assert isinstance(trainer, StackedTrainer)
+    assert trainer.loop is None
 
 
 def test_what_no_trainer_can_train_is_left_to_the_round(field: Field) -> None:
