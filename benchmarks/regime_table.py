@@ -130,7 +130,7 @@ def summary_rows(cells: Sequence[Cell]) -> list[Row]:
 
 
 def texts(row: Row) -> list[str]:
-    """Returns a row's cells: each method's mean and deviation in percent, ours against the best other, groups, bytes."""
+    """Returns a row's cells: each method's mean and deviation in percent, the lead of ours, groups, bytes, seeds."""
     several = len(row.seeds) > 1
     means = [
         f"{100 * a.mean():.1f} ± {100 * a.std(ddof=1):.1f}" if several else f"{100 * a.mean():.1f}"
