@@ -65,7 +65,7 @@ def test_without_an_output_the_same_command_finds_what_is_done_and_another_one_h
     assert len(before) == 1
     (folder,) = {Path(file).parents[2] for file in before}
     assert f"runs go to {folder}\n" in capsys.readouterr().out
-    run_sweep(QUICKSTART, ["seed=3"], None, [*reversed(common.split())], jobs=1)  # the order of settings says nothing
+    run_sweep(QUICKSTART, ["seed=3"], None, [" ".join(reversed(common.split()))], jobs=1)
     assert ": done before, " in capsys.readouterr().out
     assert {file: Path(file).stat().st_mtime_ns for file in before} == before
     assert len(list(home.rglob("summary.json"))) == 1
