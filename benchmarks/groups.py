@@ -6,7 +6,6 @@ discriminants name.
 """
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,14 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.regime_grid import REGIMES, Regime, parts_of
-from benchmarks.regime_settings import config_of
+from benchmarks.regime_settings import chosen, config_of
 from benchmarks.seeds import seeds_of
 from fedmoe.federation.grouping import ClientPrint, Groups, clustered, find_groups, print_of
 from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.settings import from_flat
 from strategies.fedprints import FedPrints
 
-__all__ = ["Found", "grouped", "main", "table_rows"]
+__all__ = ["Found", "asked_of", "grouped", "main", "table_rows"]
 
 THRESHOLD, GAP = FedPrints.threshold, FedPrints.gap
 MOST = 10  # groups that may be found: more than there are in any regime
@@ -143,24 +142,30 @@ HEADS = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command."""
+def asked_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Returns what the command's words ask for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.groups", description=__doc__)
     parser.add_argument("--seeds", default="10..14", help="as 10..14")
     parser.add_argument("--only", default="", help="regular expression for the names of regimes")
     parser.add_argument("--fashion", default="", help="data.root of Fashion-MNIST")
     parser.add_argument("--cifar", default="", help="data.root of CIFAR-10's pictures")
     parser.add_argument("-c", "--run-config", action="append", default=[], help="settings over the map's own")
-    asked = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command.
+
+    Raises:
+        SettingsError: no regime is asked for, one that needs data which are not told, or a setting is wrong.
+    """
+    asked = asked_of(arguments)
     results = []
-    console, seeds = Console(), seeds_of(asked.seeds)
-    for name, regime in REGIMES.items():
-        if re.search(asked.only, name):
-            for seed in seeds:
-                console.print(f"{name}, seed {seed}", style="dim")
-                results.append(
-                    grouped(name, prepared(regime, seed, asked.fashion, asked.cifar, asked.run_config), seed)
-                )
+    console, seeds, roots = Console(), seeds_of(asked.seeds), (asked.fashion, asked.cifar)
+    for name in chosen(asked.only, roots, asked.run_config):
+        for seed in seeds:
+            console.print(f"{name}, seed {seed}", style="dim")
+            results.append(grouped(name, prepared(REGIMES[name], seed, *roots, asked.run_config), seed))
     table, rows = Table(*HEADS), table_rows(results)
     for row in rows:
         table.add_row(*row)

@@ -86,12 +86,14 @@ class Row:
         seeds: that are whole.
         accuracies: method -> accuracy of each seed, under the method's best prediction in this regime.
         groups: found, by seed.
+        megabytes: method -> sent in a run, down, up and once, mean over seeds.
     """
 
     regime: str
     seeds: tuple[int, ...]
     accuracies: dict[str, Accuracies]
     groups: tuple[int, ...]
+    megabytes: dict[str, float]
 
     @property
     def rival(self) -> str:
@@ -122,12 +124,13 @@ def summary_rows(cells: Sequence[Cell]) -> list[Row]:
             }
             best[method] = max((a for a in ways.values() if len(a) == len(seeds)), key=lambda a: float(a.mean()))
         groups = tuple(next(c.groups for c in own if c.seed == s and c.method == OURS) for s in seeds)
-        rows.append(Row(regime, tuple(seeds), best, groups))
+        sent = {m: float(np.mean([cell.megabytes for cell in own if cell.method == m])) for m in METHODS}
+        rows.append(Row(regime, tuple(seeds), best, groups, sent))
     return rows
 
 
 def texts(row: Row) -> list[str]:
-    """Returns a row's cells: each method's mean and deviation in percent, ours against the best other, groups."""
+    """Returns a row's cells: each method's mean and deviation in percent, the lead of ours, groups, bytes, seeds."""
     several = len(row.seeds) > 1
     means = [
         f"{100 * a.mean():.1f} ± {100 * a.std(ddof=1):.1f}" if several else f"{100 * a.mean():.1f}"
@@ -137,10 +140,18 @@ def texts(row: Row) -> list[str]:
     against = f"{lead:+.1f} [{lead - half:+.1f}, {lead + half:+.1f}]" if several else f"{lead:+.1f}"
     groups = sorted(set(row.groups))
     found = str(groups[0]) if len(groups) == 1 else f"{groups[0]} to {groups[-1]}"
-    return [*means, against, found, str(len(row.seeds))]
+    sent = " / ".join(f"{row.megabytes[method]:.0f}" for method in SENDERS)
+    return [*means, against, found, sent, str(len(row.seeds))]
 
 
-HEADS = [*METHODS.values(), "FedPrints against the best other [95 %]", "groups found", "seeds"]
+SENDERS = ("fedavg", "fedjets", OURS)  # what sends anything; logit adjustment and where experts start cost no byte
+HEADS = [
+    *METHODS.values(),
+    "FedPrints against the best other [95 %]",
+    "groups found, at most M",
+    "MB of FedAvg / FedJETs / FedPrints",
+    "seeds",
+]
 
 
 def terminal_table(cells: Sequence[Cell]) -> Table:

@@ -4,14 +4,13 @@ Every regime is trained by each method with each seed; what is done already is n
 """
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.regime_grid import REGIMES, parts_of
-from benchmarks.regime_settings import SIMULATION, config_of
+from benchmarks.regime_settings import SIMULATION, chosen, config_of
 from benchmarks.regime_table import Cell, cells_of, draw, markdown, terminal_table, write_csv
 from benchmarks.seeds import seeds_of
 from fedmoe.errors import SweepError
@@ -22,7 +21,7 @@ from fedmoe.sweep.grid import Point
 from fedmoe.sweep.place import Place
 from fedmoe.sweep.running import Told, run_all
 
-__all__ = ["main", "map_of", "places_of"]
+__all__ = ["asked_of", "main", "map_of", "places_of"]
 
 
 def places_of(
@@ -67,8 +66,8 @@ def map_of(places: dict[tuple[str, int], list[Place]], roots: tuple[str, str]) -
     return cells
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command."""
+def asked_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Returns what the command's words ask for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.regimes", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of all runs; the same one goes on")
     parser.add_argument("--seeds", default="10..14", help="as 10..14")
@@ -80,9 +79,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=0, help="runs at a time; 0: one a core")
     parser.add_argument("-c", "--run-config", action="append", default=[], help="settings over the map's own")
     parser.add_argument("--draw-only", action="store_true", help="train nothing, tell what is there")
-    asked = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command.
+
+    Raises:
+        SettingsError: no regime is asked for, one that needs data which are not told, or a setting is wrong.
+        SweepError: some runs failed; the others are done.
+    """
+    asked = asked_of(arguments)
     seeds, roots = seeds_of(asked.seeds), (asked.fashion, asked.cifar)
-    regimes = [name for name in REGIMES if re.search(asked.only, name)]
+    regimes = chosen(asked.only, roots, asked.run_config)
     jobs = asked.jobs or usable_cores()
     output = asked.output.absolute()
     places = places_of(regimes, seeds, output, roots, asked.run_config, max(1, usable_cores() // jobs))

@@ -38,7 +38,14 @@ def run(
 def sweep(
     simulation: Annotated[Path, typer.Argument(help="folder of a Flower app, such as simulations/quickstart")],
     over: Annotated[list[str], typer.Option(help='the grid: "gate.name=mlp,random seed=0..4"')],
-    output: Annotated[Path, typer.Option(help="folder for all runs; the same one again goes on where it was left")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder for all runs; the same one again goes on where it was left; when not given, one for these "
+            "settings in ~/fedmoe-runs/sweeps, or in output-dir",
+            show_default=False,
+        ),
+    ] = None,
     run_config: Annotated[
         list[str] | None, typer.Option("--run-config", "-c", help='for all runs: "key=value ..." or a TOML file')
     ] = None,
@@ -47,7 +54,7 @@ def sweep(
     """Run a simulation for every combination of some settings, and compare; what is done already is skipped."""
     from fedmoe.sweep.command import run_sweep
 
-    run_sweep(simulation, over, output.absolute(), run_config or [], jobs)
+    run_sweep(simulation, over, output.absolute() if output else None, run_config or [], jobs)
 
 
 @cli.command()

@@ -29,7 +29,13 @@ from fedmoe.recording.console import ConsoleLogger
 from fedmoe.recording.environment import describe_environment
 from fedmoe.recording.loggers import RunLogger
 from fedmoe.recording.report import write_report
-from fedmoe.recording.run_folder import RunFolder, check_same_settings, create_run_folder, open_run_folder
+from fedmoe.recording.run_folder import (
+    DEFAULT_OUTPUT,
+    RunFolder,
+    check_same_settings,
+    create_run_folder,
+    open_run_folder,
+)
 from fedmoe.recording.tensorboard import TensorBoardLogger
 from fedmoe.settings import Settings, from_flat
 
@@ -116,7 +122,7 @@ def output_folder(settings: Settings) -> Path:
     Raises:
         SettingsError: `output-dir` is a relative path.
     """
-    output = Path(settings.output_dir or "~/fedmoe-runs").expanduser()
+    output = Path(settings.output_dir or DEFAULT_OUTPUT).expanduser()
     if not output.is_absolute():
         raise SettingsError(
             f"output-dir must be an absolute path, got '{settings.output_dir}': under `flwr run` the working directory "

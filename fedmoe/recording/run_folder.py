@@ -21,6 +21,7 @@ from fedmoe.recording.plain import json_text, to_plain
 from fedmoe.settings import Settings, from_flat, to_flat
 
 __all__ = [
+    "DEFAULT_OUTPUT",
     "MAIN",
     "MethodFolder",
     "RunFolder",
@@ -32,6 +33,9 @@ __all__ = [
 
 MAIN = "main"
 """The name of the main method in `RunFolder.method`."""
+
+DEFAULT_OUTPUT = "~/fedmoe-runs"
+"""Where runs go whose `output-dir` is empty."""
 
 MAY_DIFFER = {"resume", "output-dir", "train.workers"}  # what changes no bit of what comes out
 

@@ -16,19 +16,22 @@ from fedmoe.recording.comparison import compare_runs, comparison_table
 from fedmoe.recording.wording import method_title, percent
 from fedmoe.settings import from_flat
 from fedmoe.sweep.grid import points_of
-from fedmoe.sweep.place import Place
+from fedmoe.sweep.place import Place, sweep_folder
 from fedmoe.sweep.running import Told, run_all
 
 __all__ = ["places_of", "run_sweep"]
 
 
-def run_sweep(simulation: Path, over: Sequence[str], output: Path, overrides: Sequence[str], jobs: int = 0) -> None:
+def run_sweep(
+    simulation: Path, over: Sequence[str], output: Path | None, overrides: Sequence[str], jobs: int = 0
+) -> None:
     """Does every run of the grid that is not done yet, tells what becomes of each, and prints the comparison.
 
     Args:
         simulation: folder of a Flower app.
         over: the grid, as `points_of` reads it.
-        output: folder that gets a folder for each run; the same one again goes on where it was left.
+        output: folder that gets a folder for each run; the same one again goes on where it was left; `None`: as
+            `sweep_folder` says, so that the same command goes on.
         overrides: settings of all runs, as `fedmoe run --run-config` takes them.
         jobs: runs at a time; 0: one a core, or one where there is a GPU. Each gets its share of the cores.
 
@@ -38,9 +41,12 @@ def run_sweep(simulation: Path, over: Sequence[str], output: Path, overrides: Se
         SweepError: some runs failed; the others are done.
     """
     _, base = read_config(simulation, overrides)
+    if output is None:
+        output = sweep_folder(simulation.resolve().name, read_config(simulation, ())[1], base)
     jobs = jobs or (1 if visible_gpus(from_flat(base).train.device) else usable_cores())
     places = places_of(simulation, over, output, overrides, jobs)
     console = Console()
+    console.print(f"runs go to {output}", soft_wrap=True, highlight=False, markup=False)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     ) as progress:

@@ -1,16 +1,18 @@
 """Where a sweep's runs stand: a folder each, in which a run is begun, gone on with, or found to be done."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedmoe.errors import RunFolderError
-from fedmoe.recording.run_folder import open_run_folder
+from fedmoe.recording.run_folder import DEFAULT_OUTPUT, folder_name, open_run_folder
 from fedmoe.settings import from_flat, to_flat
 from fedmoe.sweep.grid import Point
 
-__all__ = ["Place"]
+__all__ = ["Place", "sweep_folder"]
 
 FREE = {"output-dir", "resume", "train.workers"}  # what changes no figure
 
@@ -58,3 +60,20 @@ class Place:
         """Returns the run folder of a finished run, if there is one."""
         newest = self.newest()
         return newest if newest is not None and (newest / "summary.json").is_file() else None
+
+
+def sweep_folder(simulation: str, plain: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
+    """Returns the folder of a sweep that names none: `sweeps/NAME` where runs go, the same one for the same settings.
+
+    A sweep of other settings for all runs gets one of its own, `sweeps/NAME-` and eight digits of their hash.
+
+    Args:
+        simulation: its name.
+        plain: the simulation's own flat settings.
+        config: those of all runs of the sweep; `output-dir` says where runs go.
+    """
+    parent = Path(str(config.get("output-dir") or DEFAULT_OUTPUT)).expanduser().absolute()
+    changed = {key: value for key, value in config.items() if key not in FREE and plain.get(key) != value}
+    text = json.dumps(changed, sort_keys=True)
+    digest = f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if changed else ""
+    return parent / "sweeps" / f"{folder_name(simulation) or 'run'}{digest}"

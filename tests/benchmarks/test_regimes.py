@@ -33,8 +33,11 @@ def test_every_method_is_there_once_and_moves_as_many_experts_a_round(name: str,
         assert experts.num == clients.anchors_per_round == (regime.groups if regime.groups > 1 else 5)
 
 
+SENT = {"common": 0.0, "fedavg": 10.0, "fedjets": 25.0, "fedjets-la": 25.0, "fedprints": 11.0}
+
+
 def cell(method: str, prediction: str, accuracy: float, seed: int = 0, regime: str = "iid", groups: int = 0) -> Cell:
-    return Cell(regime, seed, method, prediction, accuracy, 1.0, groups)
+    return Cell(regime, seed, method, prediction, accuracy, SENT[method] + 3 * seed, groups)
 
 
 def test_a_rival_counts_with_its_best_prediction_and_the_lead_is_paired_by_seed() -> None:
@@ -53,7 +56,8 @@ def test_a_rival_counts_with_its_best_prediction_and_the_lead_is_paired_by_seed(
     np.testing.assert_allclose(row.lead, [0.0, 0.05, 0.1], atol=1e-12)
     assert interval(row.lead) == pytest.approx(4.302653 * 0.05 / np.sqrt(3), rel=1e-5)
     assert "| 72.5 " not in markdown(cells)
-    assert "+5.0 [-7.4, +17.4] | 1 to 3 | 3 |" in markdown(cells)
+    assert "+5.0 [-7.4, +17.4] | 1 to 3 | 13 / 28 / 14 | 3 |" in markdown(cells)
+    assert len({line.count("|") for line in markdown(cells).splitlines()}) == 1
 
 
 @pytest.mark.slow

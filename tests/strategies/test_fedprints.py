@@ -55,7 +55,7 @@ def test_clients_of_one_domain_are_one_group_and_an_unseen_client_gets_its_domai
     home = np.array([population.domain_N[population.shards[client][0]] for client in population.training])
     by_home = dict(zip(home.tolist(), groups.tolist(), strict=True))
     assert [by_home[own] for own in home.tolist()] == groups.tolist()
-    assert len(set(groups.tolist())) >= 2
+    assert len(set(groups.tolist())) == len(set(home.tolist())) == 3
     for client, row in zip(population.unseen, rounds_of(run)[-1]["evaluate"]["clients"], strict=True):
         assert row["client_id"] == client
         assert row["experts"] == [by_home[int(population.domain_N[population.shards[client][0]])]]

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedmoe.errors import FedmoeError, RunFolderError, SweepError
+from fedmoe.flower.local_run import read_config
 from fedmoe.sweep.command import places_of, run_sweep
+from fedmoe.sweep.place import sweep_folder
 from fedmoe.sweep.running import Told, run_all
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +53,22 @@ def test_two_methods_and_two_seeds_of_digits(tmp_path: Path, capsys: pytest.Capt
     assert stamps(output) == before
     with pytest.raises(RunFolderError, match=r"num-server-rounds is 3, here 4.*--output"):
         run_sweep(QUICKSTART, [GRID], output, [SHORT.replace("rounds=3", "rounds=4")])
+
+
+def test_without_an_output_the_same_command_finds_what_is_done_and_another_one_has_its_own_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, short = tmp_path / "mine", SHORT.replace("evaluate.baselines='fedavg'", "evaluate.baselines=''")
+    common = f"{short} output-dir='{home}'"
+    run_sweep(QUICKSTART, ["seed=3"], None, [common], jobs=1)
+    before = {str(file): file.stat().st_mtime_ns for file in home.glob("sweeps/quickstart-*/seed=3/*/summary.json")}
+    assert len(before) == 1
+    (folder,) = {Path(file).parents[2] for file in before}
+    assert f"runs go to {folder}\n" in capsys.readouterr().out
+    run_sweep(QUICKSTART, ["seed=3"], None, [" ".join(reversed(common.split()))], jobs=1)
+    assert ": done before, " in capsys.readouterr().out
+    assert {file: Path(file).stat().st_mtime_ns for file in before} == before
+    assert len(list(home.rglob("summary.json"))) == 1
 
 
 def test_what_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -116,6 +135,27 @@ def test_an_argument_of_a_built_in_strategy_need_not_stand_in_the_app(tmp_path: 
     grid = "strategy.name=ditto strategy.ditto.strength=0.5,2"
     places = places_of(QUICKSTART, [grid], tmp_path, [SHORT], jobs=1)
     assert [place.config["strategy.ditto.strength"] for place in places] == [0.5, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"train.workers": 1, "resume": ""}, True),  # what changes no figure
+        ({"num-server-rounds": 5}, False),
+        ({"data.root": "/elsewhere"}, False),
+    ],
+)
+def test_a_sweeps_own_folder_tells_its_settings_apart(tmp_path: Path, changes: dict[str, Any], same: bool) -> None:
+    _, plain = read_config(QUICKSTART, [])
+    untouched = sweep_folder("quickstart", plain, plain)
+    assert untouched == Path("~/fedmoe-runs/sweeps/quickstart").expanduser()
+    given = {**plain, "output-dir": str(tmp_path), **changes}
+    found = sweep_folder("quickstart", plain, given)
+    assert found == sweep_folder("quickstart", plain, dict(reversed(given.items())))
+    assert (found == tmp_path / "sweeps" / "quickstart") == same
+    assert found.parent == tmp_path / "sweeps"
+    assert found != sweep_folder("other", plain, given)
 
 
 def test_values_reach_the_run_as_they_are(tmp_path: Path) -> None:

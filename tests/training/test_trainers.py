@@ -1,7 +1,7 @@
 """Law 2: the stacked trainer gives the loop trainer's updates, but for rounding: every objective, ragged clients."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as attribute
 from pathlib import Path
@@ -271,10 +271,12 @@ def updates_of(trainer: LocalTrainer, jobs: list[ClientJob], state: ServerState)
     return {o.client_id: o for o in outcomes if isinstance(o, ClientUpdate)}
 
 
-def check_equal(one: dict[int, ClientUpdate], two: dict[int, ClientUpdate], tolerance: float = TOLERANCE) -> None:
+def check_equal(
+    one: dict[int, ClientUpdate], two: dict[int, ClientUpdate], tolerance: Mapping[int, float] | float = TOLERANCE
+) -> None:
     assert sorted(one) == sorted(two)
     for client, update in one.items():
-        other = two[client]
+        other, allowed = two[client], tolerance if isinstance(tolerance, float) else tolerance[client]
         assert (update.num_examples, update.weight) == (other.num_examples, other.weight)
         assert update.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-4, abs=1e-6)
         for mine, theirs in ((update.vectors(), other.vectors()), (update.kept, other.kept)):
@@ -282,8 +284,23 @@ def check_equal(one: dict[int, ClientUpdate], two: dict[int, ClientUpdate], tole
             for name, vector in mine.items():
                 assert vector.dtype == theirs[name].dtype == np.float32
                 # a control variate is a difference of weights over how far the steps reach: 0.05 a step and more
-                atol = tolerance * (20 if "control" in name else 1)
+                atol = allowed * (20 if "control" in name else 1)
                 np.testing.assert_allclose(vector, theirs[name], rtol=0, atol=atol, err_msg=f"{client} {name}")
+
+
+def shaken(field: Field, jobs: list[ClientJob], loop: dict[int, ClientUpdate]) -> dict[int, float]:
+    """Returns how far the loop itself carries each client when half of the weights start at the next greater number."""
+    furthest = dict.fromkeys(loop, 0.0)
+    for seed in range(4):
+        stream = np.random.default_rng(seed)
+        experts = [
+            np.where(stream.random(own.size) < 0.5, np.nextafter(own, np.float32(np.inf)), own)
+            for own in field.state.experts
+        ]
+        for client, update in updates_of(LoopTrainer(field.place), jobs, replace(field.state, experts=experts)).items():
+            apart = [float(np.abs(v - loop[client].vectors()[name]).max()) for name, v in update.vectors().items()]
+            furthest[client] = max(furthest[client], *apart)
+    return furthest
 
 
 def test_every_objective_is_tried() -> None:
@@ -295,18 +312,14 @@ def test_every_objective_is_tried() -> None:
 CHEAP = [name for name, row in ROWS.items() if "resnet8" not in row.settings.values()]
 
 
-BEYOND = {  # cases that are known to break the tolerance, why is not known: docs/log.md
-    ("dense and TRADES", 2): "one weight of 121 is 1.15e-5 apart",
-    ("ReLA", 2): "555 weights of 1446 are more than 5e-6 apart, 0.00072092 at the most",
-}
+TOUCHY = (  # a client of theirs multiplies a last bit: ReLA's norm divides by next to nothing where nothing is looked at
+    ("dense and TRADES", 2),
+    ("ReLA", 2),
+)
 
 
 @pytest.mark.parametrize(
-    ("name", "seed"),
-    [
-        pytest.param(*case, marks=[pytest.mark.xfail(reason=BEYOND[case], strict=False)] if case in BEYOND else [])
-        for case in [*((name, seed) for name in ROWS for seed in (0, 1)), *((name, 2) for name in CHEAP)]
-    ],
+    ("name", "seed"), [*((name, seed) for name in ROWS for seed in (0, 1)), *((name, 2) for name in CHEAP)]
 )
 def test_stacked_clients_come_out_as_in_the_loop(prepared: Callable[..., Field], name: str, seed: int) -> None:
     field = prepared(ROWS[name], seed)
@@ -314,7 +327,11 @@ def test_stacked_clients_come_out_as_in_the_loop(prepared: Callable[..., Field],
     sizes = {len(field.place.population.shards[client]) % field.place.settings.batch_size for client in CLIENTS}
     assert len(sizes) > 3 or "clients.samples" in ROWS[name].settings, "the clients must be ragged"
     loop = updates_of(LoopTrainer(field.place), jobs, field.state)
-    check_equal(loop, updates_of(StackedTrainer(field.place), jobs, field.state))
+    tolerance: Mapping[int, float] | float = TOLERANCE
+    if (name, seed) in TOUCHY:
+        tolerance = {client: max(TOLERANCE, 3 * apart) for client, apart in shaken(field, jobs, loop).items()}
+        assert max(tolerance.values()) > TOLERANCE, "it is not touchy any more"
+    check_equal(loop, updates_of(StackedTrainer(field.place), jobs, field.state), tolerance)
     ends = {client: {**update.vectors(), **update.kept} for client, update in loop.items()}
     moved = [
         any(
