@@ -312,7 +312,7 @@ def test_every_objective_is_tried() -> None:
 CHEAP = [name for name, row in ROWS.items() if "resnet8" not in row.settings.values()]
 
 
-TOUCHY = (  # a client of theirs multiplies a last bit: ReLA's norm divides by next to nothing where nothing is looked at
+TOUCHY = (  # a client of theirs multiplies a last bit: ReLA's norm divides by next to nothing where none is looked at
     ("dense and TRADES", 2),
     ("ReLA", 2),
 )
