@@ -67,10 +67,9 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
         if rest and not line.endswith(".toml"):
             raise SettingsError(f"--run-config must be \"key=value ...\" or one TOML file, got '{rest}'")
     try:
-        given = parse_config_args(list(overrides))
+        flat = _given(overrides)
     except Exception as error:  # Flower raises typer's, tomli's and its own errors here
         raise SettingsError(f"--run-config cannot be read: {error}") from error
-    flat = flatten_dict(given)
     check_keys(flat, base)
     return project, dict(base) | flat
 
@@ -103,7 +102,16 @@ def check_keys(flat: Mapping[str, Any], base: Mapping[str, Any]) -> None:
 
 def given_keys(overrides: Sequence[str]) -> set[str]:
     """Returns the keys that the overrides set."""
-    return set(flatten_dict(parse_config_args(list(overrides))))
+    return set(_given(overrides))
+
+
+def _given(overrides: Sequence[str]) -> dict[str, Any]:
+    if len(overrides) > 1 and any(line.endswith(".toml") for line in overrides):
+        raise SettingsError(f"a TOML file must stand alone, got it among {len(overrides)} of them")
+    flat: dict[str, Any] = {}
+    for line in overrides:  # one by one: together, Flower's reader forgets of a table what an earlier one has set
+        flat |= flatten_dict(parse_config_args([line]))
+    return flat
 
 
 def _load(reference: str) -> Any:
