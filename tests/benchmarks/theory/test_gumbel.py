@@ -11,8 +11,10 @@ from benchmarks.theory.tables import TABLES, LabelledTable, labelled_table
 def test_it_learns_a_table_and_runs_federated(seed: int) -> None:
     found = measure("gate `gumbel`, tau 1", seed, True)
     assert found["wine"] > 80
-    assert 0 < found["unseen/0"] <= 100
-    assert 0 < found["unseen/5"] <= 100
+    # four rounds of a run are few: one of the two is above chance (10 %), and anchors make a difference
+    assert 15 < max(found["unseen/0"], found["unseen/5"]) <= 100
+    assert found["unseen/0"] != found["unseen/5"]
+    assert found["variance/1"] > 3 * found["variance/10"] > 9 * found["variance/100"]
 
 
 @pytest.mark.parametrize("seed", range(3))
