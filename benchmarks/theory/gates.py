@@ -73,7 +73,7 @@ def draw(results: Results, figure: Figure) -> None:
     right.axvline(np.log(5), color="0.5", linestyle=":", linewidth=1, label="five alike")
     left.set_yticks(places, rows)
     left.set_xlabel("accuracy on unseen clients, %")
-    right.set_xlabel("dispatch entropy, nats")
+    right.set_xlabel("entropy of the load, nats")
     for panel in (left, right):
         panel.grid(axis="x", alpha=0.3)
         panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=7)
@@ -88,7 +88,7 @@ EXPERIMENT = Experiment(
     columns={
         "zero_shot": "unseen, best held expert, %",
         "mixture": "unseen, mixture, %",
-        "dispatch_entropy": "dispatch entropy, nats",
+        "dispatch_entropy": "entropy of the load, nats",
         "routing_entropy": "gate's entropy, nats",
         "dead": "dead experts",
         "active": "experts of a sample",

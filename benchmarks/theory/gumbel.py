@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 
@@ -19,14 +20,16 @@ from benchmarks.theory.federated import federated_run, summary_of
 from benchmarks.theory.tables import TABLES, LabelledTable, labelled_table
 from fedmoe.moe.construction import build_gate
 from fedmoe.moe.gate import GateSpec
+from fedmoe.moe.gates.gumbel import GumbelGate
 from fedmoe.moe.mixture import mix
 
-__all__ = ["EXPERIMENT", "ROWS", "Blend", "spread_of_draws"]
+__all__ = ["EXPERIMENT", "ROWS", "Blend", "spread_of_draws", "told_errors"]
 
 EXPERTS, WIDTH, HIDDEN = 5, 16, 16
 EPOCHS, BATCH, LEARNING_RATE = 120, 64, 1e-2
 ROUNDS = 40
 DRAWS = (1, 10, 100)
+TELLING = 100  # draws by which the routing's uncertainty is asked for
 
 
 @dataclass(frozen=True)
@@ -110,19 +113,45 @@ def fitted(model: nn.Module, table: LabelledTable, seed: int, epochs: int) -> nn
 @torch.no_grad()
 def spread_of_draws(model: Blend, x_BD: Tensor, seed: int, draws: int, times: int = 50) -> float:
     """Returns the variance of predicted probabilities over repetitions of serving, each with so many draws."""
-    gate, spec = model.gate, model.gate.spec
-    served = build_gate("gumbel", GateSpec(**{**vars(spec), "arguments": {**spec.arguments, "samples": draws}}), 0)
-    served.load_state_dict(gate.state_dict())
-    model.gate = served.eval()
+    gate, model.gate = model.gate, with_draws(model, draws)
     stream = torch.Generator().manual_seed(seed)
     found = torch.stack([model(x_BD, stream).exp() for _ in range(times)])
     model.gate = gate
     return float(found.var(dim=0).mean())
 
 
-def measure(row: str, seed: int, small: bool) -> Figures:
-    """Returns test accuracy on each table, the spread of predictions by draws, and federated figures; percent."""
-    own, figures = ROWS[row], {}
+def with_draws(model: Blend, draws: int) -> GumbelGate:
+    """Returns the model's gate with another number of draws in serving."""
+    spec = model.gate.spec
+    served = build_gate("gumbel", GateSpec(**{**vars(spec), "arguments": {**spec.arguments, "samples": draws}}), 0)
+    served.load_state_dict(model.gate.state_dict())
+    assert isinstance(served, GumbelGate)
+    return served.eval()
+
+
+@torch.no_grad()
+def told_errors(model: Blend, table: LabelledTable, seed: int) -> Figures:
+    """Returns how well doubt tells errors on the test part: that of the routing, and that of the answer beside it.
+
+    Each is the area under the ROC curve, the chance (0 to 1) that a wrong answer has more doubt than a right one, 0.5
+    by lot: `routing` of the spread over 100 draws, `answer` of 1 less the highest probability. Empty where all answers
+    are right, or all wrong.
+    """
+    x_BD, y_B = table.test
+    stream = torch.Generator().manual_seed(seed)
+    gate = with_draws(model, TELLING)
+    found_BC = model(x_BD, stream).exp()
+    wrong_B = found_BC.argmax(dim=1) != y_B
+    if wrong_B.all() or not wrong_B.any():
+        return {}
+    spread_B = gate.spread(torch.cat([x_BD, torch.rand(len(x_BD), gate.draws, generator=stream)], dim=1))
+    doubts = {"routing": spread_B, "answer": 1 - found_BC.max(dim=1).values}
+    return {name: float(roc_auc_score(wrong_B.numpy(), doubt_B.numpy())) for name, doubt_B in doubts.items()}
+
+
+def on_tables(own: Row, seed: int, small: bool) -> dict[str, float]:
+    """Returns test accuracy on each table in percent, and of the gate with noise how its draws spread."""
+    figures: dict[str, float] = {}
     for name in TABLES[1:2] if small else TABLES:
         table = labelled_table(name, seed)
         features = table.train[0].shape[1]
@@ -132,9 +161,19 @@ def measure(row: str, seed: int, small: bool) -> Figures:
         with torch.no_grad():
             answers = model(table.test[0], torch.Generator().manual_seed(seed)).argmax(dim=1)
         figures[name] = 100 * float((answers == table.test[1]).double().mean())
-        if isinstance(model, Blend) and own.gate == "gumbel" and name == "wine":
+        if not isinstance(model, Blend) or own.gate != "gumbel":
+            continue
+        figures |= {f"{doubt}/{name}": value for doubt, value in told_errors(model, table, seed).items()}
+        if name == "wine":
             for draws in DRAWS:
                 figures[f"variance/{draws}"] = spread_of_draws(model, table.test[0], seed, draws)
+    return figures
+
+
+def measure(row: str, seed: int, small: bool) -> Figures:
+    """Returns test accuracy on each table, the spread of predictions by draws, and federated figures; percent."""
+    own = ROWS[row]
+    figures = on_tables(own, seed, small)
     for anchors in (5, 0) if own.gate else ():
         arguments = {f"gate.{own.gate}.{key}": value for key, value in (own.arguments or {}).items()}
         given = {"seed": seed, "gate.name": own.gate, "clients.anchors-per-round": anchors, **arguments}
@@ -185,6 +224,8 @@ EXPERIMENT = Experiment(
         "unseen/5": "digits federated, 5 anchors, %",
         "unseen/0": "no anchors, %",
         "dead/0": "dead experts, no anchors",
+        "routing/clusters": "errors told by routing, clusters",
+        "answer/clusters": "by the answer",
     },
     digits={**dict.fromkeys((*TABLES, "unseen/5", "unseen/0", "dead/0"), 1)},
 )

@@ -16,25 +16,13 @@ from benchmarks.theory.experiment import Experiment, Figures, Results, main
 from benchmarks.theory.regression_sets import SETS, RegressionSet, regression_set
 from fedmoe.moe.construction import build_gate
 from fedmoe.moe.gate import Gate, GateSpec
+from fedmoe.moe.gates.softmax import SoftmaxGate
 
 __all__ = ["EXPERIMENT", "Blend", "fitted_r2"]
 
 NUM_EXPERTS = 3
 WIDTHS = (10, 100)
 EPOCHS, BATCH, LEARNING_RATE = 150, 128, 1e-2
-
-
-class LinearGate(Gate):
-    """One linear layer: the plainest gate there is."""
-
-    def __init__(self, spec: GateSpec) -> None:
-        super().__init__(spec)
-        self.layer = nn.Linear(spec.in_features, spec.num_experts)
-
-    def scores(self, input_BD: Tensor) -> Tensor:
-        """Returns logits_BM."""
-        logits_BM: Tensor = self.layer(input_BD)
-        return logits_BM
 
 
 class Blend(nn.Module):
@@ -76,7 +64,7 @@ class Row:
 ROWS = {
     "one MLP, of an expert's width": Row(),
     "one MLP, of the mixture's parameters": Row(widened=True),
-    "3 experts, linear gate": Row("linear"),
+    "3 experts, linear gate": Row("softmax"),
     "3 experts, gate `mlp`": Row("mlp"),
     "3 experts, gate `grn`": Row("grn"),
     "3 experts, gate `grkan`": Row("grkan"),
@@ -94,7 +82,8 @@ def model_of(row: Row, in_features: int, width: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     if row.gate:
         spec = GateSpec(in_features=in_features, num_experts=NUM_EXPERTS, hidden=width)
-        gate = LinearGate(spec) if row.gate == "linear" else build_gate(row.gate, spec, seed)
+        # the linear one takes its first weights from the stream that the experts' go on with
+        gate = SoftmaxGate(spec) if row.gate == "softmax" else build_gate(row.gate, spec, seed)
         return Blend(gate, row.activation, in_features, width)
     if row.widened:
         width = round((parameters(model_of(Row("grkan"), in_features, width, seed)) - 1) / (in_features + 2))

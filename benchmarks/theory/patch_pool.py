@@ -13,12 +13,25 @@ from torch.nn.functional import cross_entropy
 
 from fedmoe.data.patch_law import PatchLaw, draw_patches
 from fedmoe.evaluation.gathering import count_entropy, mutual_information
-from fedmoe.moe.construction import build_expert
+from fedmoe.moe.construction import build_expert, build_gate
 from fedmoe.moe.expert import Expert, ExpertSpec
+from fedmoe.moe.gate import Gate, GateSpec
+from fedmoe.moe.gates.noisy_top1 import NoisyTop1Gate
 from fedmoe.seeding import derive_seed, torch_stream
 from fedmoe.training.optimiser import normalise
 
-__all__ = ["PAPER", "RELEASED", "Form", "Samples", "dispatch_entropy", "samples", "train_alone", "train_pool"]
+__all__ = [
+    "PAPER",
+    "RELEASED",
+    "Form",
+    "Pool",
+    "Samples",
+    "dispatch_entropy",
+    "pool_of",
+    "samples",
+    "train_alone",
+    "train_pool",
+]
 
 NUM_EXPERTS, FILTERS_PER_CLASS = 8, 8
 SCALE = 10.0  # all patches are multiplied by it in the released code
@@ -72,6 +85,8 @@ def samples(law: PatchLaw, num: int, seed: int, part: str) -> Samples:
 def dispatch_entropy(cluster_N: Tensor, expert_N: Tensor) -> float:
     """Returns the mean over samples of the entropy (nats) of the clusters that fall to the same expert.
 
+    Chen et al.'s dispatch entropy; not that of a run's records, which is the entropy of the load.
+
     0: an expert gets one cluster alone; the log of the number of clusters: routing knows nothing of them. It is what
     the expert leaves open about the cluster, H(cluster) - I(cluster; expert).
     """
@@ -95,12 +110,16 @@ class Pool:
     theta_MD: Tensor
     form: Form
 
-    def forward(self, given: Samples, noise: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Returns the output logits_NC, and the expert of each sample."""
+    def route(self, given: Samples, noise: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Returns the factor of each expert's output, weighs_NM, and the expert of each sample."""
         clean_NM = given.sum @ self.theta_MD.T
         noisy_NM = clean_NM if noise is None else clean_NM + torch.rand(clean_NM.shape, generator=noise)
-        expert_N = noisy_NM.argmax(dim=1)
         weighs_NM = torch.softmax(clean_NM, dim=1) if self.form.weighs_by_softmax else noisy_NM
+        return weighs_NM, noisy_NM.argmax(dim=1)
+
+    def forward(self, given: Samples, noise: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Returns the output logits_NC, and the expert of each sample."""
+        weighs_NM, expert_N = self.route(given, noise)
         rows = [torch.nonzero(expert_N == index)[:, 0] for index in range(len(self.experts))]
         parts = [expert(given.x[own]) for expert, own in zip(self.experts, rows, strict=True)]
         logits_NC = torch.zeros(len(given), 2).index_copy(0, torch.cat(rows), torch.cat(parts))
@@ -119,11 +138,46 @@ class Pool:
         return 100 * float(right), dispatch_entropy(given.cluster, expert_N)
 
 
-def train_pool(model: str, form: Form, train: Samples, seed: int, steps: int) -> Pool:
-    """Returns a pool after full-batch descent: normalised for each expert, plain for the gate, which starts at 0."""
+@dataclass(frozen=True)
+class GatedPool(Pool):
+    """A pool with fedmoe's own gate, whose tensor theta_MD is: noise, choice and weights are the gate's."""
+
+    gate: Gate
+
+    def route(self, given: Samples, noise: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Returns the gate's weights_NM, and the expert of each sample, the heaviest."""
+        self.gate.train(noise is not None)
+        lots_NL = (
+            torch.zeros(len(given), 0) if noise is None else torch.rand(len(given), self.gate.draws, generator=noise)
+        )
+        logits_NM = self.gate.scores(torch.cat([given.sum, lots_NL], dim=1))
+        weighs_NM = self.gate.weigh(logits_NM, torch.arange(len(self.experts)))
+        return weighs_NM, weighs_NM.argmax(dim=1)
+
+
+def pool_of(experts: list[Expert], form: Form, width: int, gated: bool) -> Pool:
+    """Returns the experts with a gate that is zero: Chen et al.'s, or the house's `noisy_top1`."""
+    if not gated:
+        return Pool(experts, torch.zeros(len(experts), width, requires_grad=True), form)
+    gate = build_gate("noisy_top1", GateSpec(in_features=width, num_experts=len(experts), hidden=1), 0)
+    assert isinstance(gate, NoisyTop1Gate)
+    return GatedPool(experts, gate.theta_MD, form, gate)
+
+
+def train_pool(model: str, form: Form, train: Samples, seed: int, steps: int, gated: bool = False) -> Pool:
+    """Returns a pool after full-batch descent: normalised for each expert, plain for the gate, which starts at 0.
+
+    Args:
+        model: name of the experts' backbone.
+        form: the paper's, or the released code's.
+        train: what it learns from.
+        seed: of first weights and noise.
+        steps: of descent.
+        gated: with fedmoe's gate `noisy_top1` instead of the formula written out; then `form` is to be `PAPER`.
+    """
     experts = [fresh(model, FILTERS_PER_CLASS, train, seed, index) for index in range(NUM_EXPERTS)]
     trained = [[tensor for tensor in expert.parameters() if tensor.requires_grad] for expert in experts]
-    pool = Pool(experts, torch.zeros(NUM_EXPERTS, train.sum.shape[1], requires_grad=True), form)
+    pool = pool_of(experts, form, train.sum.shape[1], gated)
     flat = [tensor for own in trained for tensor in own]
     optimiser = torch.optim.SGD([{"params": flat, "lr": RATE}, {"params": [pool.theta_MD], "lr": GATE_RATE}])
     noise = torch_stream(seed, "noise", "train")

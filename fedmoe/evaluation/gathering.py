@@ -22,8 +22,8 @@ def evaluation_record(
 
     `methods`: mean, std and worst decile over clients of each method; `clients`: a row each; `affinity`: M x C share of
     a class's samples that went to each expert; `dispatch`: share of all samples by expert; `routing_entropy`: mean
-    entropy of the gate in nats; `dispatch_entropy`: entropy of `dispatch` in nats; `dead_experts`: ids of those that
-    got no sample; `routing_stability`: as `held_overlap`; `specialisation`: mutual information of expert and class
+    entropy of the gate in nats; `dispatch_entropy`: of `dispatch`, the load, in nats; `dead_experts`: ids of those
+    that got no sample; `routing_stability`: as `held_overlap`; `specialisation`: mutual information of expert and class
     over the routed samples, nats; `expert_class_accuracy`: M x C, only where every expert was measured; `cold_start`:
     number of samples -> method -> mean, std and worst decile, only where it was measured; `robust`: the same of each
     method under attack, and of `flips`, only where it was.

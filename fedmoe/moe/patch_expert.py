@@ -29,7 +29,8 @@ class PatchExpert(Expert):
 
     Args:
         spec: what it is built from; `spec.width` sets J (8 by default).
-        start: filters start uniform within `start / sqrt(D)`; 0.001 in the paper's code.
+        start: filters start uniform within `start / sqrt(D)`; 0.001 in the paper's code, which divides gradients by
+            their length. A cube's gradient falls with the square of it: plain descent does not leave 0.001.
         fixed_head: the head stays as it is, as in the paper.
     """
 

@@ -7,10 +7,9 @@ from torch.func import functional_call, vmap
 
 from fedmoe.errors import SettingsError
 from fedmoe.moe.best_response import BestResponse
-from fedmoe.moe.construction import build_expert, takes_lots
+from fedmoe.moe.construction import build_expert
 from fedmoe.moe.expert import ExpertSpec
 from fedmoe.moe.experts.best_response import MOST, BestResponseExpert
-from fedmoe.references import known_names
 
 SPEC = ExpertSpec(in_shape=(2, 3, 4), num_classes=5, width=300)
 
@@ -124,7 +123,3 @@ def test_many_copies_at_once_are_each_copy() -> None:
     for n in range(3):
         alone = functional_call(own, {name: value[n] for name, value in copies.items()}, (x[n], lots[n]))
         torch.testing.assert_close(together[n], alone, rtol=1e-4, atol=1e-5)
-
-
-def test_only_experts_that_say_so_take_numbers() -> None:
-    assert [name for name in known_names("fedmoe.moe.experts") if takes_lots(name)] == ["best_response"]

@@ -5,24 +5,15 @@ import pytest
 import torch
 
 from fedmoe.moe.canonical import canonical
-from fedmoe.moe.construction import build_gate
+from fedmoe.moe.construction import build_gate, gate_class
 from fedmoe.moe.gate import Gate, GateSpec
 from fedmoe.moe.vectors import Vector, load_vector, parts_of, to_vector
-from fedmoe.references import known_names
 from fedmoe.training.samples import Lots
+from tests.moe.test_gates import GATES
 
 EXPERTS, WIDTH, SEEDS = 5, 4, range(3)
-FREE = (
-    "softmax",
-    "mlp",
-    "gumbel",
-    "top_k",
-    "noisy_top_k",
-    "noisy_top1",
-    "top_p",
-    "adaptive_threshold",
-    "expert_choice",
-)
+NAMES = [name for name, row in GATES.items() if gate_class(name).reads in ("embedding", "fingerprint", "image")]
+FREE = [name for name in NAMES if GATES[name].shifts and GATES[name].trains]
 HELD = (torch.arange(EXPERTS), torch.tensor([3, 0]), torch.tensor([1, 2, 4]))
 
 
@@ -51,10 +42,17 @@ def shifted(gate: Gate, vector: Vector, seed: int) -> Vector:
     return moved
 
 
-def test_those_that_have_a_canonical_form_are_known() -> None:
-    names = [name for name in known_names("fedmoe.moe.gates") if name != "oracle"]
-    with_rows = {name for name in names if gate_of(name, 0).shift_rows}
-    assert with_rows == {*FREE, "frozen"}
+@pytest.mark.parametrize("name", GATES)
+def test_the_row_says_whether_there_is_a_canonical_form(name: str) -> None:
+    assert bool(gate_class(name).shift_rows) == GATES[name].shifts
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", [name for name in NAMES if GATES[name].shifts])
+def test_shift_rows_are_rows_of_the_experts_that_the_gate_has(name: str, seed: int) -> None:
+    gate = gate_of(name, seed)
+    shapes = {part.name: part.shape for part in parts_of(gate)}
+    assert all(shapes[row][0] == EXPERTS for row in gate.shift_rows)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

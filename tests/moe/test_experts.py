@@ -1,7 +1,7 @@
 """The experts' battery: one row a file in `fedmoe/moe/experts/`; a file without a row fails."""
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,44 +9,60 @@ import torch
 from torch import Tensor, nn
 
 from fedmoe.errors import SettingsError
-from fedmoe.moe.construction import build_expert, expert_reads, is_head_alone, stands_on_common
+from fedmoe.moe.construction import build_expert, expert_reads, is_head_alone, stands_on_common, takes_lots
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.vectors import load_vector, tensors_of, to_vector, vector_size
 from fedmoe.references import known_names
 
-EXPERTS: dict[str, tuple[int, int, int]] = {
-    "best_response": (2, 3, 4),
-    "channel_group": (2, 8, 8),
-    "cnn": (1, 8, 8),
-    "expanded": (2, 3, 4),
-    "head": (7, 1, 1),
-    "linear": (2, 3, 4),
-    "low_rank": (2, 8, 8),
-    "mixer": (2, 8, 8),
-    "mlp": (2, 3, 4),
-    "ninformer": (2, 8, 8),
-    "rela": (1, 8, 12),
-    "patch_cubic": (2, 3, 5),
-    "patch_linear": (1, 4, 5),
-    "patch_sum": (2, 2, 4),
-    "resnet8": (3, 8, 8),
-    "resnet18": (3, 16, 16),
-    "resnet34": (1, 16, 16),
-}
-"""Backbone -> the shape of an input to try it on."""
 
+@dataclass(frozen=True)
+class Row:
+    """What is particular about an expert.
+
+    Attributes:
+        shape: of an input to try it on.
+        reads: images, or the common expert's embeddings.
+        norms: it has normalisations, of the kind that `norm` asks for.
+        lots: it takes numbers by lot in training.
+    """
+
+    shape: tuple[int, int, int]
+    reads: str = "image"
+    norms: bool = False
+    lots: bool = False
+
+
+EXPERTS = {
+    "best_response": Row((2, 3, 4), lots=True),
+    "channel_group": Row((2, 8, 8), norms=True),
+    "cnn": Row((1, 8, 8)),
+    "expanded": Row((2, 3, 4)),
+    "head": Row((7, 1, 1), reads="embedding"),
+    "linear": Row((2, 3, 4)),
+    "low_rank": Row((2, 8, 8)),
+    "mixer": Row((2, 8, 8)),
+    "mlp": Row((2, 3, 4)),
+    "ninformer": Row((2, 8, 8)),
+    "rela": Row((1, 8, 12)),
+    "patch_cubic": Row((2, 3, 5)),
+    "patch_linear": Row((1, 4, 5)),
+    "patch_sum": Row((2, 2, 4)),
+    "resnet8": Row((3, 8, 8), norms=True),
+    "resnet18": Row((3, 16, 16), norms=True),
+    "resnet34": Row((1, 16, 16), norms=True),
+}
 NORMS = ("group", "batch")
 CLASSES, BATCH = 6, 5
 
 
 def make(name: str, norm: str = "group", seed: int = 0, width: int = 4) -> Expert:
-    spec = ExpertSpec(in_shape=EXPERTS[name], num_classes=CLASSES, width=width, norm=norm)
+    spec = ExpertSpec(in_shape=EXPERTS[name].shape, num_classes=CLASSES, width=width, norm=norm)
     common = build_expert("cnn", spec, 77).requires_grad_(False) if stands_on_common(name) else None
     return build_expert(name, replace(spec, common=common), seed)
 
 
 def inputs_for(name: str, seed: int = 0) -> Tensor:
-    return torch.randn(BATCH, *EXPERTS[name], generator=torch.Generator().manual_seed(seed))
+    return torch.randn(BATCH, *EXPERTS[name].shape, generator=torch.Generator().manual_seed(seed))
 
 
 def has_batch_norm(expert: Expert) -> bool:
@@ -55,6 +71,13 @@ def has_batch_norm(expert: Expert) -> bool:
 
 def test_every_expert_has_a_row() -> None:
     assert sorted(EXPERTS) == known_names("fedmoe.moe.experts")
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_an_expert_is_what_its_row_says(name: str) -> None:
+    assert expert_reads(name) == EXPERTS[name].reads
+    assert takes_lots(name) == EXPERTS[name].lots
+    assert not is_head_alone(name) or EXPERTS[name].reads == "embedding"
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -96,13 +119,63 @@ def test_an_expert_is_its_vector(name: str, norm: str) -> None:
     assert torch.equal(one.eval()(inputs_for(name, 1)), other.eval()(inputs_for(name, 1)))
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", EXPERTS)
+def test_merging_two_clients_copies_keeps_the_rule(name: str, norm: str, seed: int) -> None:
+    ends, x_BCHW = [], inputs_for(name, seed)
+    for client in range(2):
+        own = make(name, norm, seed)
+        stream = torch.Generator().manual_seed(10 * seed + client)
+        for parameter in own.parameters():
+            parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=stream))
+        own.train()(inputs_for(name, 5 + client))  # its running statistics, too, are its own
+        ends.append(to_vector(own))
+    merged = make(name, norm, seed + 5).eval()
+    load_vector(merged, ((ends[0] + ends[1]) / 2).astype(np.float32))
+    embedding_BD, logits_BC = merged.embed(x_BCHW), merged(x_BCHW)
+    assert embedding_BD.shape == (BATCH, merged.embedding_dim)
+    assert logits_BC.shape == (BATCH, CLASSES)
+    assert torch.isfinite(logits_BC).all()
+    assert torch.equal(merged.head(embedding_BD), logits_BC)
+    assert all((module.running_var >= 0).all() for module in merged.modules() if isinstance(module, nn.BatchNorm2d))
+    alone = torch.cat([merged(x_BCHW[row : row + 1]) for row in range(BATCH)])
+    torch.testing.assert_close(alone, logits_BC, rtol=1e-4, atol=1e-5)
+    twin = make(name, norm, seed + 6).eval()
+    load_vector(twin, ((ends[0] + ends[0]) / 2).astype(np.float32))
+    load_vector(merged, ends[0])
+    assert torch.equal(twin(x_BCHW), merged(x_BCHW)), "equal copies merge into themselves"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_low_rank_copies_merge_factor_by_factor_which_is_not_the_mean_correction(seed: int) -> None:
+    stream, ends = torch.Generator().manual_seed(seed), []
+    for _ in range(2):
+        own = make("low_rank", seed=seed)
+        for parameter in own.parameters():
+            parameter.data.add_(0.2 * torch.randn(parameter.shape, generator=stream))
+        ends.append(own)
+    merged = make("low_rank", seed=seed)
+    load_vector(merged, ((to_vector(ends[0]) + to_vector(ends[1])) / 2).astype(np.float32))
+    for name in merged.up:
+        ups, downs = [own.up[name].detach() for own in ends], [own.down[name].detach() for own in ends]
+        corrections = [up @ down for up, down in zip(ups, downs, strict=True)]
+        served = (merged.up[name] @ merged.down[name]).detach()
+        torch.testing.assert_close(served, (ups[0] + ups[1]) @ (downs[0] + downs[1]) / 4)
+        # what it misses is a product of how far the clients are apart: nothing where one factor is common
+        missed = (ups[0] - ups[1]) @ (downs[0] - downs[1]) / 4
+        torch.testing.assert_close((corrections[0] + corrections[1]) / 2 - served, missed)
+        assert missed.abs().max() > 1e-3
+        assert torch.linalg.matrix_rank(served) <= 4, "the mean correction would need twice the rank"
+
+
 @pytest.mark.parametrize("name", EXPERTS)
 def test_a_vector_holds_parameters_and_running_statistics(name: str) -> None:
     expert = make(name, "batch")
     parameters = sum(parameter.numel() for parameter in expert.parameters())
     statistics = sum(2 * module.num_features for module in expert.modules() if isinstance(module, nn.BatchNorm2d))
     assert vector_size(expert) == parameters + statistics
-    assert has_batch_norm(expert) == (name.startswith("resnet") or name == "channel_group")
+    assert has_batch_norm(expert) == EXPERTS[name].norms
     assert not has_batch_norm(make(name, "group"))
 
 
@@ -193,8 +266,7 @@ def test_low_rank_experts_need_a_common_expert_and_a_rank() -> None:
 
 
 def test_a_head_is_one_linear_layer_on_the_embedding() -> None:
-    assert [name for name in EXPERTS if expert_reads(name) == "embedding"] == ["head"]
-    assert [name for name in EXPERTS if is_head_alone(name)] == ["head"]
+    assert is_head_alone("head")
     head, embedding_BD = make("head"), inputs_for("head").flatten(1)
     assert vector_size(head) == 7 * CLASSES + CLASSES
     assert torch.equal(head.embed(inputs_for("head")), embedding_BD)

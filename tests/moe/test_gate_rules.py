@@ -1,5 +1,7 @@
 """The rules of single gates, held against their formulas."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 from fedmoe.errors import SettingsError
 from fedmoe.moe.construction import build_gate
 from fedmoe.moe.gate import Gate, GateSpec
+from fedmoe.moe.gates.gumbel import GumbelGate
 from fedmoe.training.samples import Lots
 
 EXPERTS, WIDTH = 6, 5
@@ -72,6 +75,45 @@ def test_cold_gumbel_draws_are_one_hot_and_fall_as_the_softmax_says(seed: int) -
     assert (one_BM.max(dim=1).values > 0.999).all()
     shares_BM = torch.softmax(gate.eval().scores(with_lots(gate, read_BD, seed)), dim=1)
     torch.testing.assert_close(shares_BM, torch.softmax(gate.layers(read_BD), dim=1), rtol=0, atol=0.035)
+
+
+def spreads_of(temperature: float, samples: int, seed: int, times: int = 1, experts: int = EXPERTS) -> Tensor:
+    gate = gate_of("gumbel", seed, experts, temperature=temperature, samples=samples).eval()
+    assert isinstance(gate, GumbelGate)
+    with torch.no_grad():
+        return torch.stack([gate.spread(with_lots(gate, inputs(seed, 20), 7 * s)) for s in range(times)])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_spread_of_gumbel_draws_is_the_variance_of_the_mean_times_the_draws(seed: int) -> None:
+    gate, read_BD = gate_of("gumbel", seed, samples=16).eval(), inputs(seed, 20)
+    with torch.no_grad():
+        found = torch.stack([torch.softmax(gate.scores(with_lots(gate, read_BD, s)), dim=1) for s in range(600)])
+    served_B = found.var(dim=0).sum(dim=1)
+    torch.testing.assert_close(spreads_of(1.0, 4000, seed)[0], 16 * served_B, rtol=0.2, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_more_draws_tell_the_same_spread_more_exactly(seed: int) -> None:
+    few, many = spreads_of(1.0, 2, seed, 400), spreads_of(1.0, 50, seed, 400)
+    assert float(few.mean()) == pytest.approx(float(many.mean()), rel=0.05)
+    assert float(many.var(dim=0).mean()) < float(few.var(dim=0).mean()) / 10
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_spread_goes_from_nothing_to_that_of_a_lottery_as_the_temperature_falls(seed: int) -> None:
+    spreads = [spreads_of(temperature, 4000, seed)[0] for temperature in (1e3, 2.0, 0.5, 1e-3)]
+    gate = gate_of("gumbel", seed)
+    p_BM = torch.softmax(gate.layers(inputs(seed, 20)), dim=1).detach()
+    assert (spreads[0] < 1e-4).all()
+    assert all((low < high).all() for low, high in pairwise(spreads))
+    torch.testing.assert_close(spreads[-1], 1 - p_BM.square().sum(dim=1), rtol=0, atol=0.03)
+    assert (spreads_of(1.0, 10, seed, experts=1) < 1e-10).all(), "one expert has no rival"
+
+
+def test_one_draw_has_no_spread() -> None:
+    with pytest.raises(ValueError, match=r"a spread needs at least 2 draws, got gate.gumbel.samples=1"):
+        spreads_of(1.0, 1, 0)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -26,31 +26,33 @@ class Row:
     Attributes:
         trains: it learns.
         softmax: its weights are the softmax of the held scores.
+        shifts: one vector may be added to all experts' rows without changing a weight: it names `shift_rows`.
     """
 
     trains: bool = False
     softmax: bool = True
+    shifts: bool = False
 
 
 GATES = {
-    "adaptive_threshold": Row(trains=True, softmax=False),
+    "adaptive_threshold": Row(trains=True, softmax=False, shifts=True),
     "conv_router": Row(trains=True),
     "cosine": Row(trains=True),
     "discriminant": Row(),
-    "expert_choice": Row(trains=True, softmax=False),
-    "frozen": Row(),
+    "expert_choice": Row(trains=True, softmax=False, shifts=True),
+    "frozen": Row(shifts=True),
     "grkan": Row(trains=True),
     "grn": Row(trains=True),
-    "gumbel": Row(trains=True),
-    "mlp": Row(trains=True),
-    "noisy_top_k": Row(trains=True, softmax=False),
-    "noisy_top1": Row(trains=True, softmax=False),
+    "gumbel": Row(trains=True, shifts=True),
+    "mlp": Row(trains=True, shifts=True),
+    "noisy_top_k": Row(trains=True, softmax=False, shifts=True),
+    "noisy_top1": Row(trains=True, softmax=False, shifts=True),
     "oracle": Row(),
     "random": Row(),
     "relu": Row(trains=True, softmax=False),
-    "softmax": Row(trains=True),
-    "top_k": Row(trains=True, softmax=False),
-    "top_p": Row(trains=True, softmax=False),
+    "softmax": Row(trains=True, shifts=True),
+    "top_k": Row(trains=True, softmax=False, shifts=True),
+    "top_p": Row(trains=True, softmax=False, shifts=True),
     "uniform": Row(),
 }
 
@@ -96,11 +98,8 @@ def test_every_gate_has_a_row() -> None:
     assert sorted(GATES) == known_names("fedmoe.moe.gates")
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("name", GATES)
-def test_weights_sum_to_one_or_less_and_fall_on_held_experts_alone(name: str, seed: int) -> None:
-    gate = make(name, seed)
-    x_BD = inputs_for(gate, seed)
+def check_weights(gate: Gate, x_BD: Tensor) -> None:
+    """The rule of weights, for all sets of held experts."""
     for held_M in masks():
         routing = gate(x_BD, held_M)
         held = int(held_M.sum())
@@ -115,6 +114,30 @@ def test_weights_sum_to_one_or_less_and_fall_on_held_experts_alone(name: str, se
         if not gate.falls_back:
             torch.testing.assert_close(sums_B, torch.ones(BATCH))
         assert (routing.weights_BK.diff(dim=1) <= 0).all(), "experts must come best first"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", GATES)
+def test_weights_sum_to_one_or_less_and_fall_on_held_experts_alone(name: str, seed: int) -> None:
+    gate = make(name, seed)
+    check_weights(gate, inputs_for(gate, seed))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", GATES)
+def test_merging_two_clients_copies_keeps_the_rule(name: str, seed: int) -> None:
+    sent = to_vector(make(name, seed))
+    rng = np.random.default_rng(seed)
+    ends = [sent + rng.normal(0, 0.3, sent.size).astype(np.float32) for _ in range(2)]  # each client's way from there
+    merged, again = make(name, 7), make(name, 8)
+    for gate in (merged, again):
+        load_vector(gate, ((ends[0] + ends[1]) / 2).astype(np.float32))
+    x_BD = inputs_for(merged, seed)
+    check_weights(merged, x_BD)
+    assert torch.equal(merged.scores(x_BD), again.scores(x_BD)), "what is not in the vector must not count"
+    load_vector(merged, ends[0])
+    load_vector(again, ((ends[0] + ends[0]) / 2).astype(np.float32))
+    assert torch.equal(merged.scores(x_BD), again.scores(x_BD)), "equal copies merge into themselves"
 
 
 @pytest.mark.parametrize("name", [name for name, row in GATES.items() if row.softmax])
@@ -181,6 +204,26 @@ def test_gradients_reach_all_that_trains_and_nothing_else(name: str) -> None:
         assert parameter.grad is not None
         assert torch.isfinite(parameter.grad).all()
         assert parameter.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", GATES)
+def test_gradients_of_the_weights_are_finite_and_reach_what_the_row_says(name: str, seed: int) -> None:
+    gate = make(name, seed).train()
+    x_BD, stream = inputs_for(gate, seed), torch.Generator().manual_seed(seed)
+    for parameter in gate.parameters():  # some start at 0, or a sigmoid at its middle
+        parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=stream))
+    held_K = torch.tensor([3, 0, 4, 1])
+    weights_BK = gate.weigh(gate.scores(x_BD), held_K)
+    loss = (weights_BK * torch.randn(weights_BK.shape, generator=stream)).sum()
+    assert loss.requires_grad == GATES[name].trains
+    if not GATES[name].trains:
+        return
+    loss.backward()
+    for label, parameter in gate.named_parameters():
+        assert parameter.grad is not None, label
+        assert torch.isfinite(parameter.grad).all(), label
+        assert parameter.grad.abs().sum() > 1e-6, label
 
 
 @pytest.mark.parametrize("name", GATES)

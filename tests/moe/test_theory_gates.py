@@ -6,6 +6,7 @@ import torch
 
 from fedmoe.errors import SettingsError
 from fedmoe.federation.logistic_mixture import LogisticMixture
+from fedmoe.federation.top_k_mixture import TopKMixture
 from fedmoe.moe.construction import build_expert, build_gate
 from fedmoe.moe.expert import ExpertSpec
 from fedmoe.moe.gate import Gate, GateSpec
@@ -125,3 +126,19 @@ def test_softmax_gate_and_linear_experts_are_the_mixture_that_em_fits() -> None:
     np.testing.assert_allclose(
         mixture.probs_NC(np.c_[x, ones], np.c_[np.tanh(x), ones]), served_BC, rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("bias_in_selection", [True, False])
+@pytest.mark.parametrize("k", [1, 2, EXPERTS])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gate_of_the_gaussian_mixture_that_em_fits_is_top_k(seed: int, k: int, bias_in_selection: bool) -> None:
+    gate, x_BD = gate_of("top_k", seed, k=k, bias_in_selection=bias_in_selection), inputs(seed)
+    with torch.no_grad():
+        gate.linear.bias.mul_(3)  # so that it counts in the choice
+    rows_MG = torch.cat([gate.linear.weight, gate.linear.bias[:, None]], dim=1).detach().double().numpy()
+    rows_MG -= rows_MG[-1]  # as the mixture has it: the last row is 0
+    mixture = TopKMixture(rows_MG, np.zeros((EXPERTS, WIDTH + 1)), np.ones(EXPERTS), k, bias_in_selection)
+    x_NG = np.c_[x_BD.double().numpy(), np.ones(BATCH)]
+    weights_BM = gate.weigh(gate.scores(x_BD), torch.arange(EXPERTS)).detach().numpy()
+    np.testing.assert_allclose(np.exp(mixture.log_gate_NM(x_NG)), weights_BM, rtol=1e-4, atol=1e-6)
+    assert ((weights_BM > 1e-9).sum(axis=1) == k).all()

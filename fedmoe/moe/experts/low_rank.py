@@ -22,10 +22,17 @@ class LowRankExpert(Expert):
     as the common expert; a round moves A, B and the head. A convolution's kernel counts as a matrix, output channels by
     all else. All other parts of the common expert, its running statistics too, stay as they are.
 
+    Copies of several clients are merged factor by factor, to mean(B) mean(A). That is not mean(B A): of two copies it
+    lacks (B_1 - B_2)(A_1 - A_2) / 4, a product of how far the clients went apart. The mean itself has twice
+    the rank.
+
     Args:
         spec: what it is built from; `common` must be there.
         rank: r, at least 1; where a layer's smaller side is less, its factors are only that wide.
         alpha: the correction's scale is this by the rank that was asked for.
+
+    Raises:
+        SettingsError: there is no common expert, or the rank is below 1.
     """
 
     on_common: ClassVar[bool] = True

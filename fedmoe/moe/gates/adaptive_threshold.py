@@ -19,11 +19,15 @@ class AdaptiveThresholdGate(Gate):
     sample; above that a row may be empty. The subtraction gives the threshold a gradient. Scores are
     `log p_i - log tau`, whose softmax is p: an expert is chosen where its score is above 0, and `p_i - tau ~
     exp(score) - 1`. Among the held experts alone, p is their share of each other, and the threshold stays. An empty
-    row is the common expert's, as theirs then leaves the frozen model's output as it is.
+    row is the common expert's, as theirs then leaves the frozen model's output as it is. (Our W is their W_g, M
+    their N, v and c their threshold's w and b.)
 
     Args:
         spec: what it is built from.
         largest: tau_max times M, in (0, M]; 1: their default 1/M.
+
+    Raises:
+        SettingsError: `largest` is not in (0, M].
     """
 
     falls_back: ClassVar[bool] = True

@@ -26,6 +26,9 @@ class NoisyTop1Gate(Gate):
     Args:
         spec: what it is built from.
         noise: what lots are multiplied by; 0: none, and then all samples start with one expert.
+
+    Raises:
+        SettingsError: the noise is below 0.
     """
 
     falls_back: ClassVar[bool] = True

@@ -24,6 +24,9 @@ class ReLUGate(Gate):
         spec: what it is built from.
         bias: every score's first value: above 0, so that all experts learn from the start.
         common: c, at least 0.
+
+    Raises:
+        SettingsError: c is below 0.
     """
 
     falls_back: ClassVar[bool] = True

@@ -20,6 +20,9 @@ class SoftmaxGate(Gate):
     Args:
         spec: what it is built from.
         transform: t: identity, tanh, sigmoid or softsign, `x / (1 + |x|)`; element by element.
+
+    Raises:
+        SettingsError: there is no such transform.
     """
 
     shift_rows: ClassVar[tuple[str, ...]] = ("linear.weight", "linear.bias")

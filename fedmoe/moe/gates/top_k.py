@@ -15,12 +15,13 @@ ORDERS = ("before", "after")
 
 
 class TopKGate(Gate):
-    """Top-K sparse softmax gating (arXiv 2309.13850, equation 2; their K is our k), with linear scores.
+    """Top-K sparse softmax gating (arXiv 2309.13850, equation 2), with linear scores `b1 . x + b0`.
 
-    `order="before"`: the K are chosen, then their weights are the softmax over them. `order="after"`: the softmax is
-    over all held experts, and only the K greatest weights are kept; the rest is the common expert's. (Scaled up to a
-    sum of 1 they would be those of `before` again.) With k = 1, `before` gives the gate no gradient, for the weight is
-    1 whatever the scores; `after` does. Where a client holds at most k experts, all of them are chosen.
+    Our k, b1 and b0 are their K, beta_1 and beta_0. `order="before"`: the K are chosen, then their weights are the
+    softmax over them. `order="after"`: the softmax is over all held experts, and only the K greatest weights are kept;
+    the rest is the common expert's. (Scaled up to a sum of 1 they would be those of `before` again.) With k = 1,
+    `before` gives the gate no gradient, for the weight is 1 whatever the scores; `after` does. Where a client holds at
+    most k experts, all of them are chosen.
 
     Args:
         spec: what it is built from.
@@ -29,6 +30,9 @@ class TopKGate(Gate):
         bias_in_selection: the K are chosen by `b1 . x + b0`, among the held ones; else by `b1 . x`, as the paper writes
             it, among the whole pool, and the softmax still is of `b1 . x + b0`: those not chosen have 30 taken off
             their score, so that a client that holds none of the chosen ones goes by the order of the others.
+
+    Raises:
+        SettingsError: k is below 1, there is no such order, or the bias is left out of the choice with `after`.
     """
 
     falls_back: ClassVar[bool] = True

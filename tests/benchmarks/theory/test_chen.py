@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.theory.chen import EXPERIMENT, PUBLISHED
 from benchmarks.theory.experiment import main
-from benchmarks.theory.patch_pool import PAPER, RELEASED, Form, Pool, dispatch_entropy, fresh, samples
+from benchmarks.theory.patch_pool import PAPER, RELEASED, Form, Pool, dispatch_entropy, fresh, pool_of, samples
 from fedmoe.data.patch_law import LAWS
 
 SEEDS = range(3)
@@ -28,6 +28,13 @@ def test_setting_1_comes_out_as_published(seed: int) -> None:
     assert cubic["entropy"] < 0.3
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_with_the_houses_gate_the_clusters_are_parted_too(seed: int) -> None:
+    found = EXPERIMENT.measure("1: pool of cubic, gate `noisy_top1`", seed, True)
+    assert found["accuracy"] > 95
+    assert found["entropy"] < 0.7, "the linear pool, which does not part them, has more than 1"
+
+
 def test_the_same_seed_gives_the_same_figures_and_another_seed_others() -> None:
     one, two, other = (EXPERIMENT.measure("1: pool of linear", seed, True) for seed in (0, 0, 1))
     assert one == two
@@ -36,7 +43,8 @@ def test_the_same_seed_gives_the_same_figures_and_another_seed_others() -> None:
 
 def test_every_published_figure_has_its_row() -> None:
     assert set(PUBLISHED) < set(EXPERIMENT.rows)
-    assert len(EXPERIMENT.rows) == 4 * 4 + 2
+    assert len(EXPERIMENT.rows) == 4 * 4 + 3
+    assert {row for row in EXPERIMENT.rows if row[3:6] == "one"} <= set(PUBLISHED)
 
 
 def test_the_command_writes_table_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,3 +101,22 @@ def test_a_pool_is_the_chosen_experts_output_times_its_weight(model: str, form: 
             torch.testing.assert_close(got[n], weight * experts[best](given.x[n : n + 1])[0], rtol=1e-4, atol=1e-6)
     assert len(set(chosen_N.tolist())) == 3
     assert not any(expert.head.weight.requires_grad for expert in experts)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_houses_gate_is_the_formula_but_for_the_noise_in_its_weight(seed: int) -> None:
+    given = samples(LAWS[1], 60, seed, "train")
+    experts = [fresh("patch_cubic", 2, given, seed, index) for index in range(4)]
+    gated, plain = (pool_of(experts, PAPER, given.sum.shape[1], own) for own in (True, False))
+    theta_MD = 0.05 * torch.randn(4, given.sum.shape[1], generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        for pool in (gated, plain):
+            pool.theta_MD.copy_(theta_MD)
+        served, expected = (pool.forward(given, None) for pool in (gated, plain))
+        torch.testing.assert_close(served[0], expected[0])
+        assert torch.equal(served[1], expected[1])
+        weighs_NM, chosen_N = gated.route(given, torch.Generator().manual_seed(7))
+        assert torch.equal(chosen_N, plain.route(given, torch.Generator().manual_seed(7))[1])
+    noise_NM = torch.rand(60, 4, generator=torch.Generator().manual_seed(7))
+    pi_NM = torch.softmax(given.sum @ theta_MD.T + noise_NM, dim=1)
+    torch.testing.assert_close(weighs_NM.sum(dim=1), pi_NM.max(dim=1).values)

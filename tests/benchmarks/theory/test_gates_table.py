@@ -1,6 +1,7 @@
 """The table of all gates: each one is in it, on the page too, and a run of it measures what it says."""
 
 import re
+from math import log
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,9 @@ def test_the_catalogue_tells_of_gates_and_balance_losses_that_there_are():
 def test_a_run_of_two_rounds_is_measured(row):
     figures = EXPERIMENT.measure(row, 1, True)
     assert set(EXPERIMENT.columns) <= set(figures)
-    assert 0 < figures["zero_shot"] <= 100
-    assert 0 <= figures["dispatch_entropy"] <= 1.61
-    assert 0 <= figures["dead"] <= 4
-    assert 0 <= figures["active"] <= 3
+    assert figures["common"] > 50, "the common expert has learnt the digits"
+    assert figures["mixture"] > 15, "better than by lot"
+    assert 0 < figures["dispatch_entropy"] <= log(5 - figures["dead"]) + 1e-6, "as many as are alive share the load"
+    assert figures["active"] == pytest.approx(1 if row == "expert_choice" else 3, abs=0.1)
     assert (figures["by_common"] > 0) == (row == "expert_choice")
     assert EXPERIMENT.measure(row, 1, True) == figures
