@@ -103,7 +103,7 @@ class Prefetcher:
     def __init__(self, shelf: Shelf, device: torch.device | str = "cpu") -> None:
         self.shelf, self.device = shelf, torch.device(device)
         self.peak = 0
-        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._here: dict[Key, Future[Weights]] = {}
 
