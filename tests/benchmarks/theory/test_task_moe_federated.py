@@ -1,8 +1,11 @@
 """The small version of TaskMoE's federated experiment: labels that mean something else in each group of clients."""
 
+import pytest
+
 from benchmarks.theory.task_moe_federated import measure
 
 
+@pytest.mark.slow
 def test_heads_of_tasks_settle_what_a_shared_gate_cannot() -> None:
     shared, told = (
         measure(row, 0, True)
