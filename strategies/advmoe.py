@@ -71,6 +71,10 @@ class AdvMoE(FedJETs):
             if getattr(self, name) < 0:
                 raise SettingsError(f"strategy.advmoe.{name} must be at least 0, got {getattr(self, name)}")
 
+    def traits_with(self, settings: Settings) -> frozenset[str]:
+        """Returns `alike` where the settings' experts have tensors in common: others may be changed one by one."""
+        return self.traits if shared_tensors(settings.experts.model) else self.traits - {"alike"}
+
     def check(self, settings: Settings) -> None:
         """Refuses experts that do not read images."""
         super().check(settings)

@@ -1,7 +1,7 @@
 """Self-Tuning Networks (arXiv 1903.03088): a rate of dropout that is tuned while the network learns.
 
-Digits, few to train on and a quarter of their labels wrong. Every start should come to rates of one band; networks of
-the same kind whose rate is left at the start are what it is held against.
+Digits, few to train on and a quarter of their labels drawn anew. Every start should come to rates of one band; networks
+of the same kind whose rate is left at the start are what it is held against.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ from fedmoe.seeding import derive_seed, torch_stream
 
 __all__ = ["EXPERIMENT", "ROWS", "fitted", "noisy_digits"]
 
-TRAIN, WRONG, WIDTH = 300, 0.25, 64
-STEPS, WARM, TRAIN_STEPS, BATCH = 2400, 400, 2, 64  # outer steps; of them without the second kind; see `self_tuning`
+TRAIN, REDRAWN, WIDTH = 300, 0.25, 64  # samples, share of labels that are drawn anew, hidden units
+STEPS, WARM, TRAIN_STEPS, BATCH = 2400, 400, 2, 64  # all outer steps; the first of them, which leave h; `self_tuning`
 RATE, MOMENTUM, CLIP, HYPER_RATE = 0.01, 0.9, 1.0, 5e-3  # of the weights' SGD, and of Adam for h
 STARTS = (0.05, 0.3, 0.6, 0.8)
 MARKS = 40  # of the curves
@@ -44,13 +44,13 @@ Part = tuple[Tensor, Tensor]
 
 
 def noisy_digits(seed: int) -> tuple[Part, Part, Part]:
-    """Returns samples to train on, to tune on and to test on; labels of the first two are wrong by lot."""
+    """Returns samples to train on, to tune on and to test on; labels of the first two are drawn anew by lot."""
     table, stream = labelled_table("digits", seed), torch_stream(seed, "self_tuning", "labels")
 
     def spoilt(part: Part) -> Part:
         x_ND, y_N = part
-        wrong_N = torch.rand(len(y_N), generator=stream) < WRONG
-        return x_ND, torch.where(wrong_N, torch.randint(table.classes, y_N.shape, generator=stream), y_N)
+        redrawn_N = torch.rand(len(y_N), generator=stream) < REDRAWN
+        return x_ND, torch.where(redrawn_N, torch.randint(table.classes, y_N.shape, generator=stream), y_N)
 
     x_ND, y_N = table.train
     rest = (torch.cat([x_ND[TRAIN:], table.valid[0]]), torch.cat([y_N[TRAIN:], table.valid[1]]))

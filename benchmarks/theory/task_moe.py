@@ -2,7 +2,8 @@
 
 A sample is `x = (z, c)`: what a rule reads, and where it comes from. Tasks 0 and 1 follow rule R, tasks 2 and 3 rule S,
 task 4 rule T; tasks 1 and 2 come from one place, so their inputs are alike and their rules at odds. All rows have about
-as many parameters and see the same samples in the same steps.
+as many parameters and see the same samples in the same steps. Task 4 is there from the start, or comes to a trained
+model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from fedmoe.moe.gate import GateSpec
 from fedmoe.moe.mixture import mix
 from fedmoe.seeding import derive_seed, torch_stream
 
-__all__ = ["EXPERIMENT", "ROWS", "MultiTask", "TaskData", "parameters_of", "tasks_of"]
+__all__ = ["EXPERIMENT", "ROWS", "MultiTask", "TaskData", "fitted", "old_tasks", "parameters_of", "tasks_of"]
 
 RULE, PLACE, CLASSES, EXPERTS = 12, 4, 5, 4  # values of z and of c, labels, M
 STEPS, BATCH, LEARNING_RATE = 3000, 32, 1e-2
@@ -119,6 +120,15 @@ class MultiTask(nn.Module):
         count = (tasks if row.heads else 1) if row.mixture else 0
         self.gates = nn.ModuleList(build_gate("softmax", gate, seed) for _ in range(count))
 
+    @torch.no_grad()
+    def grown(self, tasks: int, seed: int) -> "MultiTask":
+        """Returns a copy for more tasks; what it has not learnt (a head, an expert, a task's mark) starts anew."""
+        copy = MultiTask(self.row, tasks, seed)
+        new = copy.state_dict()
+        for name, value in self.state_dict().items():
+            new[name][tuple(slice(size) for size in value.shape)] = value
+        return copy
+
     def forward(self, samples: Mapping[int, Tensor]) -> Tensor:
         """Returns log_probs_BC of samples of tasks (task -> x_BD), task after task."""
         read_BD = torch.cat([self.read(x_BD, task) for task, x_BD in samples.items()])
@@ -145,13 +155,27 @@ def parameters_of(row: Row, tasks: int) -> int:
 
 
 def fitted(row: Row, tasks: Sequence[TaskData], seed: int, steps: int) -> MultiTask:
-    """Returns the model, each step of Adam on a batch of every task; a further task takes nothing from the others."""
-    model = MultiTask(row, len(tasks), seed)
+    """Returns the model, trained from its first weights; see `trained`."""
+    return trained(MultiTask(row, len(tasks), seed), tasks, seed, steps, "batches")
+
+
+def trained(model: MultiTask, tasks: Sequence[TaskData], seed: int, steps: int, part: str) -> MultiTask:
+    """Returns the model, each step of Adam on a batch of every task; a further task takes nothing from the others.
+
+    Args:
+        model: is trained in place.
+        tasks: as many as it has, in its order.
+        seed: of the batches.
+        steps: of Adam.
+        part: name of this training; of another one the batches are others.
+    """
     adam = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
-    streams = [torch_stream(seed, "task_moe", "batches", task) for task in range(len(tasks))]
+    streams = [torch_stream(seed, "task_moe", part, task) for task in range(len(tasks))]
     for _ in range(steps):
         adam.zero_grad()
-        rows = [torch.randint(len(own.y), (BATCH,), generator=part) for own, part in zip(tasks, streams, strict=True)]
+        rows = [
+            torch.randint(len(own.y), (BATCH,), generator=stream) for own, stream in zip(tasks, streams, strict=True)
+        ]
         log_probs_BC = model({task: own.x[rows[task]] for task, own in enumerate(tasks)})
         loss = nll_loss(log_probs_BC, torch.cat([own.y[rows[task]] for task, own in enumerate(tasks)]), reduction="sum")
         (loss / BATCH).backward()  # type: ignore[no-untyped-call]
@@ -165,6 +189,11 @@ def accuracy(model: MultiTask, own: TaskData, task: int) -> float:
     return 100 * float((model({task: own.x}).argmax(dim=1) == own.y).double().mean())
 
 
+def old_tasks(model: MultiTask, test: Sequence[TaskData]) -> float:
+    """Returns the mean accuracy over the four old tasks, percent."""
+    return float(np.mean([accuracy(model, test[task], task) for task in OLD]))
+
+
 def measure(row: str, seed: int, small: bool) -> Figures:
     """Returns accuracies (percent), what a further task costs, cosines of mean gate weights, and unseen tasks."""
     kind, size, steps = ROWS[row], 500 if small else 2000, 600 if small else STEPS
@@ -172,14 +201,16 @@ def measure(row: str, seed: int, small: bool) -> Figures:
     model = fitted(kind, [train[task] for task in OLD], seed, steps)
     by_task = [accuracy(model, test[task], task) for task in OLD]
     more = fitted(kind, train, seed, steps)
+    on = [model.grown(len(tasks), seed) for tasks in (OLD, RULES)]
+    on_alone, on_more = (trained(own, train[: own.tasks], seed, steps, "further batches").eval() for own in on)
     figures = {
         "all": float(np.mean(by_task)),
         "conflict": float(np.mean([by_task[task] for task in CONFLICT])),
         "others": float(np.mean([by_task[task] for task in OLD if task not in CONFLICT])),
-        "cost": float(
-            np.mean([own - accuracy(more, test[task], task) for task, own in zip(OLD, by_task, strict=True)])
-        ),
+        "cost": float(np.mean(by_task)) - old_tasks(more, test),
         "added": accuracy(more, test[UNRELATED], UNRELATED),
+        "cost_later": old_tasks(on_alone, test) - old_tasks(on_more, test),
+        "added_later": accuracy(on_more, test[UNRELATED], UNRELATED),
     }
     if kind.mixture:
         with torch.no_grad():
@@ -236,6 +267,7 @@ EXPERIMENT = Experiment(
         "others": "tasks 0 and 3, %",
         "conflict": "tasks 1 and 2, at odds, %",
         "cost": "lost by a fifth task, points",
+        "cost_later": "lost by a fifth task that comes later, points",
         "related": "cosine, one rule",
         "strangers": "cosine, two rules",
         "unseen": "unseen, place of task 3, %",

@@ -74,6 +74,13 @@ class Contract:
         """Returns M, the number of experts in the pool. By default 1: one dense model."""
         return 1
 
+    def traits_with(self, settings: Settings) -> frozenset[str]:
+        """Returns what a wrapper may not be able to work over, with these settings: by default `traits`.
+
+        One that has a trait with some settings only leaves it out with the others.
+        """
+        return self.traits
+
     def check(self, settings: Settings) -> None:
         """Refuses settings that the strategy cannot work with, by a `SettingsError`, before anything runs."""
 

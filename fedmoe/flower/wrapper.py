@@ -43,7 +43,7 @@ class Wrapper(ExpertStrategy):
     Attributes:
         over: the strategy to work over: a short name, `module:Class` or `/path/file.py:Class`.
         init: where experts start: `random`, `common`, or empty: as `over` says.
-        refuses: trait of a strategy (`Contract.traits`) -> why this cannot work over one that has it.
+        refuses: trait of a strategy (`Contract.traits_with`) -> why this cannot work over one that has it.
         inner: that strategy, from `settle` on.
     """
 
@@ -68,12 +68,13 @@ class Wrapper(ExpertStrategy):
                 f"it works over a strategy of experts, got over='{self.over}', a plain Flower strategy; "
                 "hint: over='fedjets'"
             )
+        found = inner.traits_with(settings)
         for trait, why in {**ALWAYS, **self.refuses}.items():
-            if trait in inner.traits:
+            if trait in found:
                 raise SettingsError(f"it must work over a strategy that it fits, got over='{self.over}': {why}")
         self.inner = inner
         self.init = self.init or inner.init
-        vars(self).update({name: getattr(inner, name) for name in SAID}, traits=self.traits | inner.traits)
+        vars(self).update({name: getattr(inner, name) for name in SAID})
         # What is served is the outermost's average. Looked up when it is called, for that may wrap this one yet.
         vars(inner)["replace_average"] = lambda expert_id, vector: self.replace_average(expert_id, vector)
 
@@ -91,6 +92,10 @@ class Wrapper(ExpertStrategy):
     def pool_size(self, settings: Settings) -> int:
         """Returns M."""
         return self.inner.pool_size(settings)
+
+    def traits_with(self, settings: Settings) -> frozenset[str]:
+        """Returns its own traits and those of `inner`."""
+        return self.traits | self.inner.traits_with(settings)
 
     def check(self, settings: Settings) -> None:
         """Refuses what `inner` refuses."""

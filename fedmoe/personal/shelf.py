@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ class DiskShelf:
 
 
 class MemoryShelf:
-    """Experts that are copied from where they lie in memory, as from the CPU's to a device's."""
+    """Experts in memory, each as it was put; what is fetched is a copy. A `Prefetcher` moves it to a device."""
 
     def __init__(self) -> None:
         self.experts: dict[Key, Weights] = {}
@@ -88,35 +89,52 @@ class SlowShelf:
 class Prefetcher:
     """Fetches experts in a thread of its own, one after another in the order asked for, while others compute.
 
-    What has been asked for is in memory from then on until it is dropped.
+    What has been asked for is in memory from then on until it is dropped. Where `device` is a GPU, an expert is moved
+    there in the same thread, on a stream of its own, so that it does not queue behind what is being computed.
 
     Args:
         shelf: where they lie.
+        device: where what is taken shall be: `cpu`, `cuda`, `cuda:1`.
 
     Attributes:
         peak: the most experts that were in memory, or on their way, at once.
     """
 
-    def __init__(self, shelf: Shelf) -> None:
-        self.shelf = shelf
+    def __init__(self, shelf: Shelf, device: torch.device | str = "cpu") -> None:
+        self.shelf, self.device = shelf, torch.device(device)
         self.peak = 0
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._here: dict[Key, Future[Weights]] = {}
 
     def ask(self, key: Key) -> None:
         """Has the expert fetched, unless it is here or on its way."""
         if key not in self._here:
-            self._here[key] = self._thread.submit(self.shelf.fetch, key)
+            self._here[key] = self._thread.submit(self._fetched, key)
             self.peak = max(self.peak, len(self._here))
 
     def take(self, key: Key) -> Weights:
-        """Returns the expert's tensors as soon as they are here; one that nobody asked for is fetched now.
+        """Returns the expert's tensors as soon as they are on the device; one that nobody asked for is fetched now.
 
         Raises:
             Exception: what the shelf raised.
         """
         self.ask(key)
-        return self._here[key].result()
+        found = self._here[key].result()
+        if self._stream is not None:  # their memory is not given away before what is computed with them is done
+            for value in found.values():
+                value.record_stream(torch.cuda.current_stream(self.device))
+        return found
+
+    def _fetched(self, key: Key) -> Weights:
+        """Returns the expert's tensors once they are on the device."""
+        weights = self.shelf.fetch(key)
+        if self._stream is None:
+            return {name: value.to(self.device, non_blocking=True) for name, value in weights.items()}
+        with torch.cuda.stream(self._stream):
+            moved = {name: value.pin_memory().to(self.device, non_blocking=True) for name, value in weights.items()}
+        self._stream.synchronize()
+        return moved
 
     def drop(self, keep: Callable[[Key], bool] = lambda key: False) -> None:
         """Forgets all experts but those to keep."""

@@ -100,12 +100,48 @@ PAIRS = {
     ("free_agent", "advmoe"): "its experts have tensors in common",
     ("lasso", "advmoe"): "its experts have tensors in common",
 }
+ALONG = {"advmoe": {"experts.model": "channel_group"}}  # settings with which it has the trait
+
+
+@pytest.mark.parametrize("outer", ["free_agent", "lasso"])
+@pytest.mark.parametrize("model", ["cnn", "mlp"])
+def test_experts_that_have_nothing_in_common_may_be_changed_one_by_one(outer: str, model: str) -> None:
+    for over in ("advmoe", UNCHANGED):
+        tables = {f"strategy.{outer}.over": over, "strategy.unchanged.over": "advmoe", "experts.model": model}
+        settings = from_flat(small_config(strategy__name=outer) | tables)
+        (method,) = methods_of(settings)
+        assert isinstance(method.strategy, Wrapper)
+        assert "alike" not in method.strategy.traits_with(settings)
+
+
+def test_a_wrapper_has_its_own_traits_and_those_of_all_below_it() -> None:
+    tables = {"strategy.unchanged.over": "free_agent", "strategy.free_agent.over": "fedjets_found"}
+    settings = from_flat(small_config(strategy__name=UNCHANGED) | tables)
+    (method,) = methods_of(settings)
+    assert isinstance(method.strategy, Wrapper)
+    assert method.strategy.traits_with(settings) == {"replaces", "varies"}
+
+
+@pytest.mark.parametrize("outer", ["free_agent", "lasso"])
+def test_a_run_over_attacked_experts_works(tmp_path: Path, outer: str) -> None:
+    tables = {f"strategy.{outer}.over": "advmoe", "experts.model": "cnn", "experts.width": 2}
+    tables |= {"strategy.free_agent.term": 1, "strategy.free_agent.warm-up": 2} if outer == "free_agent" else {}
+    tables |= {"strategy.lasso.strength": 1.0} if outer == "lasso" else {}
+    run = run_small(tmp_path, settings=small_config(strategy__name=outer) | tables)
+    lines = rounds_of(run)
+    assert len(lines) == 3
+    if outer == "free_agent":
+        assert any(what == "term" for line in lines for _, what in line["life_cycle"]["events"])
+        assert any(line["life_cycle"]["duels"] for line in lines)
+    else:
+        gone = [float((vector == 0).mean()) for vector in newest_state(run).experts]
+        assert max(gone) > 0.3
 
 
 @pytest.mark.parametrize(("outer", "inner"), PAIRS)
 def test_what_does_not_go_together_is_refused_however_deep_it_lies(outer: str, inner: str) -> None:
     for over in (inner, UNCHANGED):
-        tables = {f"strategy.{outer}.over": over, "strategy.unchanged.over": inner}
+        tables = {f"strategy.{outer}.over": over, "strategy.unchanged.over": inner} | ALONG.get(inner, {})
         with pytest.raises(SettingsError, match=re.escape(PAIRS[outer, inner])):
             methods_of(from_flat(small_config(strategy__name=outer) | tables))
 

@@ -135,6 +135,77 @@ def test_it_fetches_beside_the_work_and_each_expert_once() -> None:
     assert {name.split("_")[0] for name in shelf.threads} == {"prefetch"}
 
 
+@pytest.mark.parametrize(
+    "device", ["cpu", "meta", pytest.param("cuda", marks=pytest.mark.skipif("not torch.cuda.is_available()"))]
+)
+def test_what_is_taken_lies_on_the_device_and_what_is_on_the_shelf_stays(device: str) -> None:
+    stack, shelf = stack_of(0), MemoryShelf()
+    shelf.put((0, 0), stack.experts[0][0])  # type: ignore[index]
+    with Prefetcher(shelf, device) as courier:
+        taken = courier.take((0, 0))
+    assert {value.device.type for value in taken.values()} == {device}
+    assert {value.device.type for value in shelf.fetch((0, 0)).values()} == {"cpu"}
+    for name, value in taken.items():
+        assert value.shape == of_stack(stack, (0, 0))[name].shape
+        assert device == "meta" or torch.equal(value.cpu(), of_stack(stack, (0, 0))[name])
+
+
+class Never(Prefetcher):
+    """Fetches only what is waited for."""
+
+    def ask(self, key: Key) -> None:
+        pass
+
+    def take(self, key: Key) -> Mapping[str, Tensor]:
+        return self.shelf.fetch(key)
+
+
+class Seen(MemoryShelf):
+    """A shelf that says whose turn has come."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.came = [threading.Event() for _ in range(blocks)]
+
+    def fetch(self, key: Key) -> Mapping[str, Tensor]:
+        found = super().fetch(key)
+        self.came[key[0]].set()
+        return found
+
+
+def came_meanwhile(kind: type[Prefetcher], way: str, patience: float) -> list[bool]:
+    """Returns for each block but the last whether an expert of the next one came while it was computing."""
+    stack = stack_of(0, blocks=4, ahead=way == "pre_gated")
+    shelf, found = Seen(4), list[bool]()
+    for block in range(4):
+        for expert in range(stack.pool):
+            shelf.put((block, expert), stack.experts[block][expert])  # type: ignore[index]
+
+    def compute(block: int, h_BD: Tensor, expert: Mapping[str, Tensor], p_B: Tensor) -> Tensor:
+        if block < 3:
+            found.append(shelf.came[block + 1].wait(patience))
+        return stack.add(block, h_BD, expert, p_B)
+
+    with kind(shelf) as courier:
+        list(serve_blocks(stack, courier, iter(samples(0)[:1]), way, compute))
+    return found
+
+
+def test_experts_come_while_the_block_before_them_computes() -> None:
+    assert came_meanwhile(Prefetcher, "pre_gated", 30.0) == [True] * 3
+    assert came_meanwhile(Prefetcher, "on_demand", 0.02) == [False] * 3
+    assert came_meanwhile(Never, "pre_gated", 0.02) == [False] * 3, "the test tells one that never overlaps"
+
+
+@pytest.mark.parametrize(("blocks", "pool"), [(2, 1), (3, 4), (6, 8)])
+def test_where_a_transfer_takes_as_long_as_a_block_pre_gating_is_faster_by_all_transfers_but_one(
+    blocks: int, pool: int
+) -> None:
+    stack = stack_of(1, blocks, pool)
+    seconds = {way: simulated(way, stack, 1.0, 1.0)[0][0] for way in ("on_demand", "pre_gated")}
+    assert seconds["on_demand"] - seconds["pre_gated"] == pytest.approx(blocks - 1)
+
+
 def test_a_slow_shelf_gives_what_the_shelf_gives_and_what_it_raises_is_heard(tmp_path: Path) -> None:
     disk = DiskShelf(tmp_path)
     stack = stack_of(0)

@@ -14,6 +14,8 @@ from fedmoe.federation.logistic_sums import log_softmax
 
 
 def test_few_of_many_features_are_found_and_new_samples_are_told_better(tmp_path: Path) -> None:
+    # An example and no law over seeds: in the full version seed 0 of five finds no two experts, for none of its starts
+    # leads there (docs/systems/lasso.md); seed 2 does.
     results = main(EXPERIMENT, ["--output", str(tmp_path), "--seeds", "2..2", "--small"])
     mean = {row: {name: np.mean([run[name] for run in runs]) for name in runs[0]} for row, runs in results.items()}
     free, ours = mean["no penalty"], mean["L1 on g and b/s, by validation"]
