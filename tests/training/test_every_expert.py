@@ -39,23 +39,25 @@ GATES: dict[str, dict[str, Any]] = {
 }
 
 
-def compare(prepared: Callable[..., Field], settings: dict[str, Any], seed: int, held: int) -> Field:
-    """Both trainers' updates are one, and there are some."""
+def share_that_moved(
+    prepared: Callable[..., Field], settings: dict[str, Any], seed: int, held: int
+) -> dict[str, float]:
+    """Returns the share of gates, and of experts, that came back other than sent, once both trainers' updates are one.
+
+    Where one expert is chosen, others need not have learnt.
+    """
     row = Row((Term("mixture"),), held=held, settings=settings)
     field = prepared(row, seed)
     jobs = field.jobs(row)
     loop = updates_of(LoopTrainer(field.place), jobs, field.state)
     check_equal(loop, updates_of(StackedTrainer(field.place), jobs, field.state))
-    for own in ("gate", "expert"):
-        sent = {"gate": field.state.gate} | {f"expert/{n}": v for n, v in enumerate(field.state.experts)}
-        moved = [
-            not np.array_equal(vector, sent[name])
-            for update in loop.values()
-            for name, vector in update.vectors().items()
-            if name.startswith(own)
-        ]
-        assert sum(moved) > len(moved) / 4, f"{own}s must have learnt; where one is chosen, others need not"
-    return field
+    sent = {"gate": field.state.gate} | {f"expert/{n}": v for n, v in enumerate(field.state.experts)}
+    back = [(name, vector) for update in loop.values() for name, vector in update.vectors().items()]
+    moved = {
+        own: [not np.array_equal(vector, sent[name]) for name, vector in back if name.startswith(own)]
+        for own in ("gate", "expert")
+    }
+    return {own: sum(each) / len(each) for own, each in moved.items()}
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -63,7 +65,8 @@ def compare(prepared: Callable[..., Field], settings: dict[str, Any], seed: int,
 def test_the_stack_gives_the_loops_updates_of_every_expert(
     prepared: Callable[..., Field], name: str, seed: int
 ) -> None:
-    compare(prepared, {"experts.model": name} | ARGUMENTS.get(name, {}), seed, 2)
+    moved = share_that_moved(prepared, {"experts.model": name} | ARGUMENTS.get(name, {}), seed, 2)
+    assert min(moved.values()) > 0.25
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -71,4 +74,5 @@ def test_the_stack_gives_the_loops_updates_of_every_expert(
 def test_the_stack_gives_the_loops_updates_of_gates_off_their_defaults(
     prepared: Callable[..., Field], name: str, seed: int
 ) -> None:
-    compare(prepared, GATES[name] | {"train.epochs": 2}, seed, 3)
+    moved = share_that_moved(prepared, GATES[name] | {"train.epochs": 2}, seed, 3)
+    assert min(moved.values()) > 0.25

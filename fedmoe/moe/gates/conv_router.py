@@ -24,6 +24,9 @@ class ConvRouter(Gate):
         layers: convolutions, at least 1.
         hard: as theirs, each sample goes to the one held expert of the highest score, with a weight of 1; the gradient
             is that of the softmax over the held scores (straight-through, arXiv 1308.3432).
+
+    Raises:
+        SettingsError: there is no channel, or no layer.
     """
 
     reads = "image"
