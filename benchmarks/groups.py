@@ -6,7 +6,7 @@ discriminants name.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +18,21 @@ from rich.table import Table
 from benchmarks.regime_grid import REGIMES, Regime, parts_of
 from benchmarks.regime_settings import chosen, config_of
 from benchmarks.seeds import seeds_of
+from fedmoe.data.contracts import Ids
+from fedmoe.data.fingerprints import Fingerprints
 from fedmoe.federation.grouping import ClientPrint, Groups, clustered, find_groups, print_of
 from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.settings import from_flat
+from fedmoe.training.sample_store import SampleStore
 from strategies.fedprints import FedPrints
 
 __all__ = ["Found", "asked_of", "grouped", "main", "table_rows"]
 
 THRESHOLD, GAP = FedPrints.threshold, FedPrints.gap
 MOST = 10  # groups that may be found: more than there are in any regime
+OURS = "FedPrints"
 Prints = dict[int, ClientPrint]
+Features = Callable[[SampleStore, Ids], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,13 @@ def grouped(name: str, preparation: Preparation, seed: int) -> Found:
 
     population, most = preparation.population, preparation.settings.experts.num
     home = looks(preparation)
-    own, raw = prints_of(preparation, "fingerprint"), prints_of(preparation, "embedding")
+    own = prints_of(preparation, fingerprints)
     found = find_groups(training(own, preparation), MOST, THRESHOLD, GAP, seed)
-    labels = {
-        "FedPrints": told(found, own),
-        "embeddings as they are": told(find_groups(training(raw, preparation), MOST, THRESHOLD, GAP, seed), raw),
-        "no discriminants, told M": nearest(own, preparation, most, seed),
-    }
+    labels = {OURS: told(found, own)}
+    for variant, features in (("embeddings for looks", embedded), ("looks as they are", plain)):
+        other = prints_of(preparation, features)
+        labels[variant] = told(find_groups(training(other, preparation), MOST, THRESHOLD, GAP, seed), other)
+    labels["no discriminants, told M"] = nearest(own, preparation, most, seed)
     return Found(
         regime=name,
         true=len(set(home.tolist())),
@@ -83,10 +88,28 @@ def looks(preparation: Preparation) -> NDArray[np.int64]:
     return np.zeros_like(home) if alike else home
 
 
-def prints_of(preparation: Preparation, reads: str) -> Prints:
-    """Returns the print of every client, of its fingerprints or of its embeddings."""
-    shards, store = preparation.population.shards, preparation.store
-    return {client: print_of(store.gate_input(shards[client], reads).numpy()) for client in range(len(shards))}
+def prints_of(preparation: Preparation, features: Features) -> Prints:
+    """Returns the print of every client, of these features of its samples."""
+    return {
+        client: print_of(features(preparation.store, ids)) for client, ids in enumerate(preparation.population.shards)
+    }
+
+
+def fingerprints(store: SampleStore, ids: Ids) -> NDArray[np.float32]:
+    """Returns what the method reads: the images' looks, less what the common expert's beliefs explain."""
+    return store.gate_input(ids, "fingerprint").numpy()
+
+
+def embedded(store: SampleStore, ids: Ids) -> NDArray[np.float32]:
+    """Returns the common expert's embeddings in the looks' place, less the same."""
+    public = store.public_ids
+    prints = Fingerprints.fitted(store.embeddings[public], store.logits[public])
+    return prints.of(store.embeddings[ids], store.logits[ids])
+
+
+def plain(store: SampleStore, ids: Ids) -> NDArray[np.float32]:
+    """Returns the images' looks, beliefs and all."""
+    return store.looks.of(store.pictures[ids])
 
 
 def training(prints: Prints, preparation: Preparation) -> Prints:
@@ -135,7 +158,8 @@ HEADS = (
     "regime",
     "true groups",
     "FedPrints (agreement)",
-    "embeddings as they are",
+    "embeddings for looks",
+    "looks as they are",
     "no discriminants, told M",
     "last ratio that tells",
     "the next",

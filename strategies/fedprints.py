@@ -29,10 +29,11 @@ class FedPrints(ExpertStrategy):
     """One expert for each group of clients with like fingerprints, and one for all where fingerprints are alike.
 
     fedmoe's own; the idea, its equations and what each part brings: docs/fedprints.md. Before the first round clients
-    send the mean and the covariance of their fingerprints: of what their embeddings say beyond the common expert's
-    belief in the labels. Where their means differ, in some directions, by plainly more than in all others (`gap`), the
-    server groups them, and each client trains its group's expert. Where they differ by labels alone there is one
-    group, and this is FedAvg. An unseen client gets the expert of the group that its unlabelled samples fit best.
+    send the mean and the covariance of their fingerprints: of what frozen random convolutions see in their images
+    beyond the common expert's belief in the labels. Where their means differ, in some directions, by plainly more than
+    in all others (`gap`), the server groups them, and each client trains its group's expert. Where they differ by
+    labels alone there is one group, and this is FedAvg. An unseen client gets the expert of the group that its
+    unlabelled samples fit best.
 
     Anchors are clients like any other, so `clients.per-round` may be as many as FedJETs' traffic pays for; it is meant
     to go with `train.logit-adjustment`, `evaluate.ema` and label-prior correction.
@@ -48,7 +49,7 @@ class FedPrints(ExpertStrategy):
     """
 
     threshold: float = 0.1
-    gap: float = 2.0
+    gap: float = 4.0
     census: int = 200
     init: str = "common"
 

@@ -145,9 +145,11 @@ def telling(ratios_D: NDArray[np.float64], most: int, threshold: float, gap: flo
     skew makes ratios that fall off slowly. The last ratio of all has no next one. Besides those above 1 and
     `threshold`, gap or not.
 
-    >>> telling(np.array([22.6, 2.1, 1.2, 0.8, 0.0]), 10, threshold=0.1, gap=2.0)
+    >>> telling(np.array([0.45, 0.27, 0.23, 0.19, 0.04]), 10, threshold=0.1, gap=4.0)
     4
-    >>> telling(np.array([0.12, 0.11, 0.08, 0.07, 0.05]), 10, threshold=0.1, gap=2.0)
+    >>> telling(np.array([6.4, 0.17, 0.06, 0.05, 0.03]), 10, threshold=0.1, gap=4.0)
+    1
+    >>> telling(np.array([0.08, 0.06, 0.05, 0.04, 0.03]), 10, threshold=0.1, gap=4.0)
     0
     """
     stands_D = (ratios_D[:-1] > threshold) & (ratios_D[:-1] >= gap * ratios_D[1:])

@@ -46,9 +46,9 @@ class Gate(nn.Module, ABC):
 
     Attributes:
         reads: what `scores` is given: `"embedding"` (the common expert's, float), `"group"` (one-hot of the sample's
-            true label group or domain, which only a control may see), `"fingerprint"` (what of the embedding the
-            common expert's belief in the labels does not explain), `"image"` (what the experts read, normalised, in one
-            row: D = channels x height x width), or `"lot"` (a number by lot for each expert).
+            true label group or domain, which only a control may see), `"fingerprint"` (what of an image's looks
+            the common expert's belief in the labels does not explain), `"image"` (what the experts read, normalised, in
+            one row: D = channels x height x width), or `"lot"` (a number by lot for each expert).
         set_by_strategy: its weights are no training's, but come from the strategy that brings it (`Contract.gate`).
         falls_back: its weights may sum to less than 1, and what is left is the weight of the frozen common expert, in
             training and in serving.

@@ -155,7 +155,7 @@ class Personalizer:
         samples = ClientSamples(
             images=shown,
             y=y_B.to(device),
-            gate_input=self._gate_input(embedding_BD, common_BC, normalised(shown, mean, std)).to(device),
+            gate_input=self._gate_input(images, embedding_BD, common_BC, normalised(shown, mean, std)).to(device),
             mean=mean,
             std=std,
         )
@@ -184,16 +184,17 @@ class Personalizer:
         return np.sort(stream.choice(size, samples, replace=False))
 
     def _embedded(self, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor, float]:
-        """Returns the common expert's embedding_BD and logits_BC of the images, and the seconds that it took."""
+        """Returns the common expert's embedding_BD and logits_BC of images, and the seconds until a gate can rank."""
         expert, device = self._preparation.common.expert, self.trained.device
         mean, std = (statistic.to(device) for statistic in self._scale)
         started = time.perf_counter()
         parts = list(forward_all(expert, images, mean, std, device))
-        seconds = time.perf_counter() - started
         embedding, logits = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
-        return embedding, logits, seconds
+        if self.trained.reads == "fingerprint":
+            self._store.fingerprint_of(images, logits.numpy())
+        return embedding, logits, time.perf_counter() - started
 
-    def _gate_input(self, embedding_BD: Tensor, common_BC: Tensor, x_BCHW: Tensor) -> Tensor:
+    def _gate_input(self, images: NDArray[np.uint8], embedding_BD: Tensor, common_BC: Tensor, x_BCHW: Tensor) -> Tensor:
         """Returns what the gate reads of images that are not the run's."""
         reads = self.trained.reads
         if reads == "group":
@@ -210,7 +211,7 @@ class Personalizer:
         if reads == "lot":
             return lots.draw(len(embedding_BD))
         if reads == "fingerprint":
-            embedding_BD = torch.from_numpy(self._store.fingerprints.of(embedding_BD.numpy(), common_BC.numpy()))
+            return torch.cat([self._store.fingerprint_of(images, common_BC.numpy()), lots.numbers(len(images))], dim=1)
         read_BD = x_BCHW.flatten(1).cpu() if reads == "image" else embedding_BD
         return torch.cat([read_BD, lots.numbers(len(read_BD))], dim=1)
 

@@ -14,6 +14,7 @@ from fedmoe.data.embeddings import EmbeddingTable
 from fedmoe.data.fingerprints import Fingerprints
 from fedmoe.data.population import Population
 from fedmoe.training.attack import Span
+from fedmoe.training.looks import Looks
 from fedmoe.training.samples import ClientSamples, Lots, normalised
 
 __all__ = ["SampleStore", "channel_statistics", "read_by_experts"]
@@ -67,6 +68,7 @@ class SampleStore:
         std: per-channel standard deviation; 1 of embeddings.
         device: where tensors go.
         public_ids: the public split, on which fingerprints stand.
+        pictures: the images, by sample id, whatever the experts read; their looks tell fingerprints.
         resident: whether whole arrays stay on the device.
     """
 
@@ -80,6 +82,7 @@ class SampleStore:
     std: Tensor
     device: torch.device
     public_ids: Ids = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    pictures: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 1, 1, 1), dtype=np.uint8))
     resident: bool = False
     placed: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -118,6 +121,7 @@ class SampleStore:
             std=std,
             device=device,
             public_ids=population.public_ids,
+            pictures=dataset.x_NCHW,
             resident=has_room(device, sum(array.nbytes for array in arrays)),
         )
 
@@ -191,7 +195,7 @@ class SampleStore:
         if reads == "fingerprint":
             if len(ids) and not 0 <= ids.min() <= ids.max() < len(self.embeddings):
                 raise IndexError(f"sample ids must lie in [0, {len(self.embeddings)}), got {ids.min()} .. {ids.max()}")
-            return torch.from_numpy(self.fingerprints.of(self.embeddings[ids], self.logits[ids])).to(self.device)
+            return self.fingerprint_of(self.pictures[ids], self.logits[ids]).to(self.device)
         if reads == "image":
             mean, std = (part.view(-1, 1, 1).to(self.device) for part in (self.mean, self.std))
             return normalised(self._take("images", ids), mean, std).flatten(1)
@@ -207,12 +211,29 @@ class SampleStore:
             return num_experts
         if reads == "image":
             return int(np.prod(self.images.shape[1:]))
+        if reads == "fingerprint":
+            return self.looks.width
         return self.num_groups if reads == "group" else int(self.embeddings.shape[1])
+
+    def fingerprint_of(self, images_NCHW: NDArray[np.uint8], logits_NC: NDArray[np.float32]) -> Tensor:
+        """Returns the fingerprints of images, float32 (N, D).
+
+        Args:
+            images_NCHW: as the run's.
+            logits_NC: what the common expert says of them.
+        """
+        return torch.from_numpy(self.fingerprints.of(self.looks.of(images_NCHW), logits_NC))
+
+    @cached_property
+    def looks(self) -> Looks:
+        """Returns the map from images to what they look like."""
+        channels, height, width = self.pictures.shape[1:]
+        return Looks(*channel_statistics(self.pictures, self.public_ids), (channels, height, width))
 
     @cached_property
     def fingerprints(self) -> Fingerprints:
-        """Returns the map from embeddings to fingerprints."""
-        return Fingerprints.fitted(self.embeddings, self.logits, self.public_ids)
+        """Returns the map from what images look like to fingerprints."""
+        return Fingerprints.fitted(self.looks.of(self.pictures[self.public_ids]), self.logits[self.public_ids])
 
     def _take(self, name: str, ids: Ids) -> Tensor:
         array = getattr(self, name)

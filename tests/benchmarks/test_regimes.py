@@ -83,5 +83,5 @@ def test_the_groups_of_toy_regimes_are_told(capsys: pytest.CaptureFixture[str]) 
     cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
     assert [cells[REGIMES[name].title][0] for name in ("iid", "concept", "rotated")] == ["1", "1", "5"]
     assert [cells[REGIMES[name].title][1] for name in ("iid", "concept")] == ["1", "1"]
-    assert cells[REGIMES["iid"].title][3] == "5", "k-means finds as many groups as it is told"
+    assert cells[REGIMES["iid"].title][4] == "5", "k-means finds as many groups as it is told"
     assert "(" in cells[REGIMES["rotated"].title][1]

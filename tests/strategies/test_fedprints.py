@@ -67,7 +67,7 @@ def test_clients_of_one_domain_are_one_group_and_an_unseen_client_gets_its_domai
 def test_each_line_tells_how_many_groups_were_found_and_by_which_ratios(tmp_path: Path, threshold: float) -> None:
     run = run_small(tmp_path, settings=config_of(strategy__fedprints__threshold=threshold, **DOMAINS))
     for line in rounds_of(run):
-        assert line["groups"] == 1 + telling(np.array(line["ratios"]), 3, threshold, 2.0)
+        assert line["groups"] == 1 + telling(np.array(line["ratios"]), 3, threshold, FedPrints.gap)
         np.testing.assert_allclose(line["ratios"], newest_state(run).extras[RATIOS], atol=1e-6)
         assert "rankings" not in line
     assert (rounds_of(run)[0]["groups"] == 1) == (threshold > 1)
