@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from benchmarks.regime_grid import METHODS, REGIMES, Part
+from fedmoe.errors import DataError
 from fedmoe.recording.interval import interval
 
-__all__ = ["Cell", "cells_of", "draw", "markdown", "summary_rows", "terminal_table", "write_csv"]
+__all__ = ["Cell", "cells_of", "draw", "markdown", "read_csv", "summary_rows", "terminal_table", "write_csv"]
 
 # How a method predicts. FedJETs may take whichever of its ways is the best in a regime, from either of its two starts.
 PREDICTIONS = {
@@ -36,6 +37,7 @@ class Cell:
         accuracy: mean over unseen clients, in [0, 1].
         megabytes: that a run has sent.
         groups: groups that were found, by a method that looks for them; else 0.
+        commit: of the code that ran it; empty: not known.
     """
 
     regime: str
@@ -45,6 +47,7 @@ class Cell:
     accuracy: float
     megabytes: float
     groups: int = 0
+    commit: str = ""
 
 
 def cells_of(regime: str, seed: int, runs: Sequence[tuple[Part, Path]]) -> list[Cell]:
@@ -52,6 +55,7 @@ def cells_of(regime: str, seed: int, runs: Sequence[tuple[Part, Path]]) -> list[
     cells = []
     for part, folder in runs:
         summary = json.loads((folder / "summary.json").read_text())
+        commit = json.loads((folder / "environment.json").read_text())["commit"] or ""
         names = {**part.methods, **({"common expert": "common"} if OURS in part.methods else {})}
         for strategy, method in names.items():
             sent = summary["bytes"]["by_method"].get(strategy, {})
@@ -59,7 +63,7 @@ def cells_of(regime: str, seed: int, runs: Sequence[tuple[Part, Path]]) -> list[
             found = summary["methods"][strategy]
             groups = _groups(folder) if method == OURS else 0
             cells += [
-                Cell(regime, seed, method, told_way(way, method, part), found[way]["mean"], megabytes, groups)
+                Cell(regime, seed, method, told_way(way, method, part), found[way]["mean"], megabytes, groups, commit)
                 for way in PREDICTIONS[method]
                 if way in found
             ]
@@ -169,15 +173,42 @@ def markdown(cells: Sequence[Cell]) -> str:
     return "\n".join(lines) + "\n"
 
 
+COLUMNS = ("regime", "seed", "method", "prediction", "accuracy", "megabytes", "groups", "commit")
+
+
 def write_csv(cells: Sequence[Cell], file: Path) -> None:
     """Writes a line a cell."""
     with file.open("w", newline="") as out:
-        writer = csv.writer(out)
-        writer.writerow(["regime", "seed", "method", "prediction", "accuracy", "megabytes", "groups"])
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(COLUMNS)
         for c in cells:
-            writer.writerow(
-                [c.regime, c.seed, c.method, c.prediction, f"{c.accuracy:.6f}", f"{c.megabytes:.3f}", c.groups]
+            numbers = (f"{c.accuracy:.6f}", f"{c.megabytes:.3f}", c.groups)
+            writer.writerow([c.regime, c.seed, c.method, c.prediction, *numbers, c.commit])
+
+
+def read_csv(file: Path) -> list[Cell]:
+    """Returns what `write_csv` wrote.
+
+    Raises:
+        DataError: it has other columns.
+    """
+    with file.open(newline="") as lines:
+        reader = csv.DictReader(lines)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise DataError(f"{file} must have the columns {', '.join(COLUMNS)}, got {reader.fieldnames}")
+        return [
+            Cell(
+                regime=row["regime"],
+                seed=int(row["seed"]),
+                method=row["method"],
+                prediction=row["prediction"],
+                accuracy=float(row["accuracy"]),
+                megabytes=float(row["megabytes"]),
+                groups=int(row["groups"]),
+                commit=row["commit"],
             )
+            for row in reader
+        ]
 
 
 def draw(cells: Sequence[Cell], file: Path) -> None:

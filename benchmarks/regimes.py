@@ -4,14 +4,14 @@ Every regime is trained by each method with each seed; what is done already is n
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.regime_grid import REGIMES, parts_of
 from benchmarks.regime_settings import SIMULATION, chosen, config_of
-from benchmarks.regime_table import Cell, cells_of, draw, markdown, terminal_table, write_csv
+from benchmarks.regime_table import Cell, cells_of, draw, markdown, read_csv, terminal_table, write_csv
 from benchmarks.seeds import seeds_of
 from fedmoe.errors import SweepError
 from fedmoe.flower.devices import usable_cores
@@ -31,6 +31,7 @@ def places_of(
     roots: tuple[str, str],
     more: Sequence[str],
     workers: int,
+    done: Container[tuple[str, int]] = (),
 ) -> dict[tuple[str, int], list[Place]]:
     """Returns the runs of each (regime, seed), all settings checked.
 
@@ -41,10 +42,13 @@ def places_of(
         roots: `data.root` of Fashion-MNIST and of CIFAR-10's pictures.
         more: settings of all runs, over the map's own.
         workers: processes a run.
+        done: (regime, seed) that are left out.
     """
     places: dict[tuple[str, int], list[Place]] = {}
     for seed in seeds:
         for name in regimes:
+            if (name, seed) in done:
+                continue
             own = []
             for part in parts_of(REGIMES[name], seed, *roots):
                 config = {**config_of(part, more), "train.workers": workers}
@@ -66,6 +70,17 @@ def map_of(places: dict[tuple[str, int], list[Place]], roots: tuple[str, str]) -
     return cells
 
 
+def known_of(file: Path | None, regimes: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    """Returns the cells of these regimes and seeds that a map.csv holds."""
+    return [cell for cell in (read_csv(file) if file else []) if cell.regime in regimes and cell.seed in seeds]
+
+
+def in_order(cells: Sequence[Cell]) -> list[Cell]:
+    """Returns the cells by regime, in the map's order, and seed."""
+    order = list(REGIMES)
+    return sorted(cells, key=lambda cell: (order.index(cell.regime), cell.seed))
+
+
 def asked_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Returns what the command's words ask for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.regimes", description=__doc__)
@@ -78,6 +93,9 @@ def asked_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, default=0, help="runs at a time; 0: one a core")
     parser.add_argument("-c", "--run-config", action="append", default=[], help="settings over the map's own")
+    parser.add_argument(
+        "--known", type=Path, help="a map.csv: regimes and seeds that stand in it are not trained again"
+    )
     parser.add_argument("--draw-only", action="store_true", help="train nothing, tell what is there")
     return parser.parse_args(arguments)
 
@@ -94,13 +112,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     regimes = chosen(asked.only, roots, asked.run_config)
     jobs = asked.jobs or usable_cores()
     output = asked.output.absolute()
-    places = places_of(regimes, seeds, output, roots, asked.run_config, max(1, usable_cores() // jobs))
+    known = known_of(asked.known, regimes, seeds)
+    done = {(cell.regime, cell.seed) for cell in known}
+    places = places_of(regimes, seeds, output, roots, asked.run_config, max(1, usable_cores() // jobs), done)
     console = Console()
     failed: list[Place] = []
     if not asked.draw_only:
         runs = [place for own in places.values() for place in own]
         failed = run_all(SIMULATION, runs, jobs, lambda told: _tell(console, told))
-    cells = map_of(places, roots)
+    cells = in_order([*known, *map_of(places, roots)])
     console.print(terminal_table(cells))
     output.mkdir(parents=True, exist_ok=True)
     write_csv(cells, output / "map.csv")

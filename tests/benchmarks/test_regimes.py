@@ -1,6 +1,7 @@
 """The map of regimes: equal bytes by construction, the best rival under its best prediction, and one toy map."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 
 from benchmarks import groups
 from benchmarks.regime_grid import METHODS, REGIMES, TRANSFERS, parts_of
-from benchmarks.regime_table import Cell, markdown, summary_rows
+from benchmarks.regime_table import Cell, markdown, read_csv, summary_rows, write_csv
 from benchmarks.regimes import main, places_of
+from fedmoe.errors import DataError
 from fedmoe.recording.interval import interval
 from fedmoe.settings import from_flat
 
@@ -58,6 +60,23 @@ def test_a_rival_counts_with_its_best_prediction_and_the_lead_is_paired_by_seed(
     assert "| 72.5 " not in markdown(cells)
     assert "+5.0 [-7.4, +17.4] | 1 to 3 | 13 / 28 / 14 | 3 |" in markdown(cells)
     assert len({line.count("|") for line in markdown(cells).splitlines()}) == 1
+
+
+def test_cells_come_back_from_the_file_and_its_regimes_are_not_trained_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [replace(cell(method, "em", 0.25, seed=7, groups=3), commit="abc") for method in SENT]
+    write_csv(cells, tmp_path / "known.csv")
+    assert read_csv(tmp_path / "known.csv") == cells
+    known = ["--known", str(tmp_path / "known.csv"), "--output", str(tmp_path / "map"), "--only", "^iid$"]
+    main([*known, "--seeds", "7"])
+    told = capsys.readouterr().out
+    assert "25.0" in told
+    assert "begun" not in told
+    assert read_csv(tmp_path / "map" / "map.csv") == cells
+    (tmp_path / "known.csv").write_text("regime,seed\n")
+    with pytest.raises(DataError, match="must have the columns"):
+        main([*known, "--seeds", "7"])
 
 
 @pytest.mark.slow
