@@ -106,23 +106,23 @@ def prepared(config: dict[str, Any], tmp_path: Path) -> Any:
         return prepare_run(from_flat(config), torch.device("cpu"), lambda _: None)
 
 
-def test_a_candidate_that_wins_takes_the_place_and_the_incumbent_is_a_free_agent(tmp_path: Path) -> None:
-    config = config_of("fedprints", WIN, evaluate__ema=0.5, checkpoint_every=1)
-    folder, before = tmp_path, None
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_candidate_that_wins_takes_the_place_and_the_incumbent_is_a_free_agent(tmp_path: Path, seed: int) -> None:
+    config = config_of("fedprints", WIN, evaluate__ema=0.5, checkpoint_every=1, seed=seed)
     for rounds in range(2, 7):
-        run = run_small(folder / str(rounds), settings={**config, "num-server-rounds": rounds}, home=tmp_path / "home")
+        run = run_small(
+            tmp_path / str(rounds), settings={**config, "num-server-rounds": rounds}, home=tmp_path / "home"
+        )
         line, state = rounds_of(run)[-1], newest_state(run)
         replaced = [i for i, what in line["life_cycle"]["events"] if what == "replaced"]
         if replaced:
-            assert before is not None
             for place, i in enumerate(reversed(replaced)):
-                assert np.array_equal(state.extras[f"free/{place:03d}"], merged(run, before, i))
+                assert np.array_equal(state.extras[f"free/{place:03d}"], merged(run, i, seed))
                 assert shadow(i) not in state.extras
                 assert lives_from(state.extras[LIVES])[i].born == rounds
                 average = averages(run)[f"average/expert/{i}"]
                 assert np.array_equal(average, state.experts[i]), "an average of two experts would be neither"
             return
-        before = state
     pytest.fail("no candidate has won")
 
 
@@ -130,13 +130,13 @@ def averages(run: Path) -> dict[str, np.ndarray]:
     return load_checkpoint(max((run / "checkpoints").iterdir())).arrays
 
 
-def merged(run: Path, before: Any, expert_id: int) -> np.ndarray:
+def merged(run: Path, expert_id: int, seed: int) -> np.ndarray:
     """Returns the incumbent as the round merged it: by the same round of the strategy without a life cycle."""
     lines = rounds_of(run)
     own = run.parents[2] / "plain"
     plain = run_small(
         own,
-        settings=small_config(strategy__name="fedprints", num_server_rounds=len(lines), evaluate__ema=0.5),
+        settings=small_config(strategy__name="fedprints", num_server_rounds=len(lines), evaluate__ema=0.5, seed=seed),
         home=run.parents[2] / "home",
     )
     vector: np.ndarray = newest_state(plain).experts[expert_id]
