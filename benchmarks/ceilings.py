@@ -1,0 +1,155 @@
+"""How much routing could win: `python -m benchmarks.ceilings` trains each look's model in one place, and serves by it.
+
+No method that keeps one expert a look can be asked for more: the model of a look is trained on the pooled samples of
+all its clients, in as many steps as an expert of the map gets if its clients work one after another, from the common
+expert on, and an unseen client is served by the model of its own, true look. As in the map the moving average of 0.9
+is tested.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from benchmarks.groups import looks, prepared
+from benchmarks.regime_grid import REGIMES, TRANSFERS
+from benchmarks.regime_settings import chosen
+from benchmarks.seeds import seeds_of
+from fedmoe.errors import SettingsError
+from fedmoe.evaluation.prior_em import correct_priors
+from fedmoe.flower.preparation import Preparation
+from fedmoe.moe.construction import build_expert
+from fedmoe.moe.expert import Expert
+from fedmoe.seeding import numpy_stream
+from fedmoe.training.samples import normalised
+
+__all__ = ["Ceiling", "ceiling_of", "main", "table"]
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """One regime and seed.
+
+    Attributes:
+        regime: its name.
+        plain: mean accuracy on unseen clients, in [0, 1].
+        corrected: likewise with label-prior correction.
+    """
+
+    regime: str
+    plain: float
+    corrected: float
+
+
+def ceiling_of(name: str, preparation: Preparation) -> Ceiling:
+    """Returns what the unseen clients get by the model of their own look."""
+    population, home = preparation.population, looks(preparation)
+    plain, corrected = [], []
+    for look in sorted(set(home.tolist())):
+        clients = [client for client in population.training if home[client] == look]
+        ids = np.concatenate([population.shards[client] for client in clients])
+        model = trained(preparation, ids, TRANSFERS / REGIMES[name].groups, look)
+        prior_C = torch.bincount(preparation.store.y(ids), minlength=population.num_classes).double() / len(ids)
+        for client in population.unseen:
+            if home[client] == look:
+                own = population.shards[client]
+                y, log_BC = preparation.store.y(own), answers(preparation, model, own)
+                plain.append(float((log_BC.argmax(dim=1) == y).double().mean()))
+                best = correct_priors([log_BC], prior_C)[0].argmax(dim=1)
+                corrected.append(float((best == y).double().mean()))
+    return Ceiling(name, float(np.mean(plain)), float(np.mean(corrected)))
+
+
+def trained(preparation: Preparation, ids: NDArray[np.int64], clients: float, look: int) -> Expert:
+    """Returns a look's model: SGD on its pooled samples, the moving average over rounds.
+
+    Args:
+        preparation: the regime's.
+        ids: samples of the look.
+        clients: that an expert works at in a round, on average.
+        look: by number.
+    """
+    settings, train = preparation.settings, preparation.settings.train
+    model = build_expert(settings.experts.model, preparation.spec, settings.seed)
+    model.load_state_dict(preparation.common.expert.state_dict())
+    optimiser = torch.optim.SGD(model.parameters(), lr=train.learning_rate, momentum=train.momentum)
+    steps = round(clients * -(-settings.clients.samples // train.batch_size))  # a round
+    stream = numpy_stream(settings.seed, "ceilings", look)
+    order, average = np.empty(0, dtype=np.int64), list[Tensor]()
+    for _ in range(settings.num_server_rounds):
+        for _ in range(steps):
+            if len(order) < train.batch_size:
+                order = stream.permutation(ids)
+            batch, order = order[: train.batch_size], order[train.batch_size :]
+            optimiser.zero_grad()
+            loss = cross_entropy(model(inputs(preparation, batch)), preparation.store.y(batch))
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        weights = [parameter.detach().clone() for parameter in model.parameters()]
+        kept, fresh = settings.evaluate.ema, 1 - settings.evaluate.ema
+        average = [kept * old + fresh * new for old, new in zip(average, weights, strict=True)] if average else weights
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), average, strict=True):
+            parameter.copy_(value)
+    return model
+
+
+def inputs(preparation: Preparation, ids: NDArray[np.int64]) -> Tensor:
+    """Returns the samples as an expert sees them."""
+    samples = preparation.store.load(ids, None)
+    return normalised(samples.images, samples.mean, samples.std)
+
+
+def answers(preparation: Preparation, model: Expert, ids: NDArray[np.int64]) -> Tensor:
+    """Returns log-probabilities (len(ids), classes)."""
+    with torch.no_grad():
+        parts = [model(inputs(preparation, ids[first : first + 1024])) for first in range(0, len(ids), 1024)]
+    return torch.cat(parts).log_softmax(dim=1)
+
+
+def table(results: Sequence[Ceiling]) -> list[str]:
+    """Returns the lines of a Markdown table: a regime each, mean and deviation over seeds, percent."""
+    lines = ["| regime | one model a look | with correction | seeds |", "| --- | --: | --: | --: |"]
+    for name in dict.fromkeys(found.regime for found in results):
+        own = [found for found in results if found.regime == name]
+        cells = []
+        for values in ([found.plain for found in own], [found.corrected for found in own]):
+            spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(own) > 1 else ""
+            cells.append(f"{100 * np.mean(values):.1f}{spread}")
+        lines.append(f"| {REGIMES[name].title} | {cells[0]} | {cells[1]} | {len(own)} |")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command.
+
+    Raises:
+        SettingsError: no regime with looks is asked for, one that needs data which are not told, or a setting is wrong.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ceilings", description=__doc__)
+    parser.add_argument("--seeds", default="10..14", help="as 10..14")
+    parser.add_argument("--only", default="^rotated-4$", help="regular expression for the names of regimes")
+    parser.add_argument("--fashion", default="", help="data.root of Fashion-MNIST")
+    parser.add_argument("--cifar", default="", help="data.root of CIFAR-10's pictures")
+    parser.add_argument("-c", "--run-config", action="append", default=[], help="settings over the map's own")
+    asked = parser.parse_args(arguments)
+    console, roots, results = Console(), (asked.fashion, asked.cifar), list[Ceiling]()
+    names = [name for name in chosen(asked.only, roots, asked.run_config) if REGIMES[name].groups > 1]
+    if not names:
+        raise SettingsError(f"--only must fit a regime of several looks, got '{asked.only}'; hint: ^rotated")
+    for name in names:
+        for seed in seeds_of(asked.seeds):
+            results.append(ceiling_of(name, prepared(REGIMES[name], seed, *roots, asked.run_config)))
+            console.print(f"{name}, seed {seed}: {results[-1]}", style="dim", highlight=False)
+    for line in table(results):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    main()

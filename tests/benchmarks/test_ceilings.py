@@ -1,0 +1,55 @@
+"""The ceilings: a look's model learns its look from all its clients, and only regimes with looks have one."""
+
+import pytest
+import torch
+
+from benchmarks.ceilings import Ceiling, ceiling_of, inputs, main, table, trained
+from benchmarks.groups import looks, prepared
+from benchmarks.regime_grid import REGIMES
+from fedmoe.errors import SettingsError
+
+SMALL = "data.name='clusters' clients.num=20 clients.samples=40 data.public-samples=100 common-expert.epochs=2"
+
+
+def test_a_looks_model_is_better_at_its_look_than_the_common_expert_that_it_starts_from() -> None:
+    preparation = prepared(REGIMES["rotated"], 1, "", "", [f"{SMALL} num-server-rounds=20"])
+    population, home = preparation.population, looks(preparation)
+    found = ceiling_of("rotated", preparation)
+    ids = [population.shards[client] for client in population.unseen]
+    alone = [
+        (torch.from_numpy(preparation.table.logits[own]).argmax(1) == preparation.store.y(own)).double().mean()
+        for own in ids
+    ]
+    assert found.plain > float(sum(alone) / len(alone)) + 0.05
+    assert 0 <= found.corrected <= 1
+    assert len(set(home.tolist())) == 5
+
+
+def test_without_rounds_weights_are_the_common_experts_and_with_some_the_average_of_all_rounds() -> None:
+    settings = f"{SMALL} train.learning-rate=1e-9"
+    preparation = prepared(REGIMES["rotated"], 1, "", "", [f"{settings} num-server-rounds=1"])
+    ids = preparation.population.shards[0]
+    model = trained(preparation, ids, 1.0, 0)
+    kept = torch.from_numpy(preparation.table.logits[ids])
+    torch.testing.assert_close(model(inputs(preparation, ids)).detach(), kept, atol=1e-3, rtol=1e-3)
+
+
+def test_the_table_has_a_line_a_regime() -> None:
+    rows = table([Ceiling("rotated", 0.5, 0.75), Ceiling("rotated", 0.7, 0.75), Ceiling("rotated-4", 0.1, 0.2)])
+    assert rows[2:] == [
+        "| look: rotations, negative | 60.0 ± 14.1 | 75.0 ± 0.0 | 2 |",
+        "| look x 4 labels | 10.0 | 20.0 | 1 |",
+    ]
+
+
+def test_a_regime_without_looks_has_no_ceiling() -> None:
+    with pytest.raises(SettingsError, match="several looks, got '\\^iid"):
+        main(["--only", "^iid$"])
+
+
+@pytest.mark.slow
+def test_the_command_tells_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--seeds", "1", "--only", "^(iid|rotated)$", "-c", f"{SMALL} num-server-rounds=1"])
+    told = capsys.readouterr().out
+    assert "| look: rotations, negative |" in told
+    assert "no shift" not in told
