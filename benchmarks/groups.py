@@ -65,7 +65,7 @@ def grouped(name: str, preparation: Preparation, seed: int) -> Found:
     own = prints_of(preparation, fingerprints)
     found = find_groups(training(own, preparation), MOST, THRESHOLD, GAP, seed)
     labels = {OURS: told(found, own)}
-    for variant, features in (("embeddings for looks", embedded), ("looks as they are", plain)):
+    for variant, features in (("embeddings for looks", embedded(preparation.store)), ("looks as they are", plain)):
         other = prints_of(preparation, features)
         labels[variant] = told(find_groups(training(other, preparation), MOST, THRESHOLD, GAP, seed), other)
     labels["no discriminants, told M"] = nearest(own, preparation, most, seed)
@@ -100,11 +100,11 @@ def fingerprints(store: SampleStore, ids: Ids) -> NDArray[np.float32]:
     return store.gate_input(ids, "fingerprint").numpy()
 
 
-def embedded(store: SampleStore, ids: Ids) -> NDArray[np.float32]:
-    """Returns the common expert's embeddings in the looks' place, less the same."""
+def embedded(store: SampleStore) -> Features:
+    """Returns what reads the common expert's embeddings in the looks' place, less the same."""
     public = store.public_ids
     prints = Fingerprints.fitted(store.embeddings[public], store.logits[public])
-    return prints.of(store.embeddings[ids], store.logits[ids])
+    return lambda own, ids: prints.of(own.embeddings[ids], own.logits[ids])
 
 
 def plain(store: SampleStore, ids: Ids) -> NDArray[np.float32]:

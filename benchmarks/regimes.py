@@ -5,15 +5,16 @@ Every regime is trained by each method with each seed; what is done already is n
 
 import argparse
 from collections.abc import Container, Sequence
+from itertools import product
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.regime_grid import REGIMES, parts_of
+from benchmarks.regime_grid import METHODS, REGIMES, parts_of
 from benchmarks.regime_settings import SIMULATION, chosen, config_of
 from benchmarks.regime_table import Cell, cells_of, draw, markdown, read_csv, terminal_table, write_csv
 from benchmarks.seeds import seeds_of
-from fedmoe.errors import SweepError
+from fedmoe.errors import SettingsError, SweepError
 from fedmoe.flower.devices import usable_cores
 from fedmoe.flower.methods import methods_of
 from fedmoe.settings import from_flat
@@ -71,8 +72,10 @@ def map_of(places: dict[tuple[str, int], list[Place]], roots: tuple[str, str]) -
 
 
 def known_of(file: Path | None, regimes: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """Returns the cells of these regimes and seeds that a map.csv holds."""
-    return [cell for cell in (read_csv(file) if file else []) if cell.regime in regimes and cell.seed in seeds]
+    """Returns the cells of these regimes and seeds that a map.csv holds; of those that lack a method none."""
+    cells = [cell for cell in (read_csv(file) if file else []) if cell.regime in regimes and cell.seed in seeds]
+    have = {at: {cell.method for cell in cells if (cell.regime, cell.seed) == at} for at in product(regimes, seeds)}
+    return [cell for cell in cells if have[cell.regime, cell.seed] == set(METHODS)]
 
 
 def in_order(cells: Sequence[Cell]) -> list[Cell]:
@@ -108,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SweepError: some runs failed; the others are done.
     """
     asked = asked_of(arguments)
+    if asked.known and asked.known.resolve() == (asked.output / "map.csv").resolve():
+        raise SettingsError(f"--output would write over what is --known, got {asked.output}; hint: another folder")
     seeds, roots = seeds_of(asked.seeds), (asked.fashion, asked.cifar)
     regimes = chosen(asked.only, roots, asked.run_config)
     jobs = asked.jobs or usable_cores()

@@ -17,10 +17,11 @@ from fedmoe.federation.state import ServerState
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.seeding import derive_seed, numpy_stream
 from fedmoe.settings import Settings
+from fedmoe.training.looks import VERSION
 
 __all__ = ["FedPrints"]
 
-GROUPS, RATIOS = "groups", "ratios"
+GROUPS, RATIOS, LOOKS = "groups", "ratios", "looks"
 UNKNOWN = -1
 
 
@@ -93,6 +94,7 @@ class FedPrints(ExpertStrategy):
         prints = {client: ClientPrint.from_numbers(numbers) for client, numbers in self.rankings.items()}
         if GROUPS not in state.extras:
             return self._grouped(state, prints)
+        self._check_looks(state)
         groups = state.extras[GROUPS].copy()
         for client, own in prints.items():
             groups[client] = int(np.argmax(self._scores(own)))
@@ -133,7 +135,18 @@ class FedPrints(ExpertStrategy):
         for client, group in found.of.items():
             groups[client] = group
         gate = np.concatenate([found.weight_MD.ravel(), found.bias_M]).astype(np.float32)
-        return replace(state, gate=gate, extras={**state.extras, GROUPS: groups, RATIOS: np.array(found.ratios)})
+        found_by = {RATIOS: np.array(found.ratios), LOOKS: np.array([VERSION])}
+        return replace(state, gate=gate, extras={**state.extras, GROUPS: groups, **found_by})
+
+    def _check_looks(self, state: ServerState) -> None:
+        """Refuses groups that were found by other features, whose discriminants mean nothing here."""
+        begun = state.extras.get(LOOKS)
+        if begun is None or int(begun[0]) != VERSION:
+            raise RoundError(
+                "a run of fedprints must go on with the features that its groups were found by, got others: "
+                f"version {None if begun is None else int(begun[0])}, now {VERSION}; hint: fedmoe of the version that "
+                "began it, or a new run"
+            )
 
     def _scores(self, own: ClientPrint) -> NDArray[np.float64]:
         """Returns the gate's score of each group."""

@@ -210,6 +210,8 @@ def _check_parts(trained: Trained) -> None:
     """Refuses a checkpoint that lacks what the strategy serves by."""
     parts = [*(["gate"] if trained.reads is not None else []), *(f"expert/{i}" for i in range(trained.num_experts))]
     lacking = [name for part in parts if (name := trained.part(part)) not in trained.checkpoint.shapes]
+    if trained.reads == "fingerprint" and "extra/looks" not in trained.checkpoint.shapes:
+        lacking.append("extra/looks")  # found by the embeddings that fingerprints once stood on
     if lacking:
         raise RunFolderError(
             f"'{trained.checkpoint.path}' must hold what {trained.name} serves by, got none of {', '.join(lacking)}; "

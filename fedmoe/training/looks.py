@@ -15,12 +15,13 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d, relu
 from fedmoe.seeding import numpy_stream
 from fedmoe.training.samples import normalised
 
-__all__ = ["Looks"]
+__all__ = ["VERSION", "Looks"]
 
+VERSION = 1  # of these features: what was found by one means nothing by another
 FILTERS = 32
 SIDE = 3  # of a filter, in pixels
 CELLS = 2  # by so many the image is averaged, along each side
-ROWS = 512  # images at a time
+VALUES = 1 << 23  # of the filters' answers at a time: 32 MB
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ class Looks:
         """Returns feature_ND of images, float32."""
         out_ND = np.empty((len(images_NCHW), self.width), dtype=np.float32)
         mean, std = (part.view(-1, 1, 1) for part in (self.mean, self.std))
-        for first in range(0, len(out_ND), ROWS):
-            x_BCHW = normalised(torch.from_numpy(np.array(images_NCHW[first : first + ROWS])), mean, std)
-            seen_BFHW = adaptive_avg_pool2d(relu(conv2d(x_BCHW, self.weight_FCHW)), self.cells)
-            out_ND[first : first + ROWS] = seen_BFHW.flatten(1).numpy()
+        rows = max(1, VALUES // (self.filters * self.in_shape[1] * self.in_shape[2]))
+        for first in range(0, len(out_ND), rows):
+            x_BCHW = normalised(torch.from_numpy(np.array(images_NCHW[first : first + rows])), mean, std)
+            seen_BFHW = adaptive_avg_pool2d(relu(conv2d(x_BCHW, self.weight_FCHW), inplace=True), self.cells)
+            out_ND[first : first + rows] = seen_BFHW.flatten(1).numpy()
         return out_ND

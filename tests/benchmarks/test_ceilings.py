@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.ceilings import Ceiling, ceiling_of, inputs, main, table, trained
+from benchmarks.ceilings import Ceiling, ceiling_of, main, table, trained
 from benchmarks.groups import looks, prepared
 from benchmarks.regime_grid import REGIMES
 from fedmoe.errors import SettingsError
@@ -25,13 +25,19 @@ def test_a_looks_model_is_better_at_its_look_than_the_common_expert_that_it_star
     assert len(set(home.tolist())) == 5
 
 
-def test_without_rounds_weights_are_the_common_experts_and_with_some_the_average_of_all_rounds() -> None:
-    settings = f"{SMALL} train.learning-rate=1e-9"
-    preparation = prepared(REGIMES["rotated"], 1, "", "", [f"{settings} num-server-rounds=1"])
-    ids = preparation.population.shards[0]
-    model = trained(preparation, ids, 1.0, 0)
-    kept = torch.from_numpy(preparation.table.logits[ids])
-    torch.testing.assert_close(model(inputs(preparation, ids)).detach(), kept, atol=1e-3, rtol=1e-3)
+def test_what_is_served_is_the_moving_average_over_rounds_from_the_common_expert_on() -> None:
+    def after(rounds: int, steps: int, more: str = "") -> torch.Tensor:
+        settings = f"{SMALL} num-server-rounds={rounds} {more}"
+        preparation = prepared(REGIMES["rotated"], 1, "", "", [settings])
+        model = trained(preparation, preparation.population.shards[0], steps, 0)
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    preparation = prepared(REGIMES["rotated"], 1, "", "", [SMALL])
+    start = torch.cat([parameter.detach().flatten() for parameter in preparation.common.expert.parameters()])
+    torch.testing.assert_close(after(1, 3, "train.learning-rate=1e-9"), start, atol=1e-6, rtol=0)
+    first, both = after(1, 3), after(1, 6)  # one stream: six steps are two rounds of three
+    assert (first - start).abs().max() > 1e-3
+    torch.testing.assert_close(after(2, 3), 0.9 * first + 0.1 * both, atol=1e-6, rtol=1e-5)
 
 
 def test_the_table_has_a_line_a_regime() -> None:
@@ -42,9 +48,10 @@ def test_the_table_has_a_line_a_regime() -> None:
     ]
 
 
-def test_a_regime_without_looks_has_no_ceiling() -> None:
-    with pytest.raises(SettingsError, match="several looks, got '\\^iid"):
-        main(["--only", "^iid$"])
+@pytest.mark.parametrize("only", ["^iid$", "^concept$", "^rotated"])
+def test_a_regime_without_looks_or_of_heads_has_no_ceiling(only: str) -> None:
+    with pytest.raises(SettingsError, match="several looks"):
+        main(["--only", only])
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ import pytest
 from benchmarks import groups
 from benchmarks.regime_grid import METHODS, REGIMES, TRANSFERS, parts_of
 from benchmarks.regime_table import Cell, markdown, read_csv, summary_rows, write_csv
-from benchmarks.regimes import main, places_of
-from fedmoe.errors import DataError
+from benchmarks.regimes import known_of, main, places_of
+from fedmoe.errors import DataError, SettingsError
 from fedmoe.recording.interval import interval
 from fedmoe.settings import from_flat
 
@@ -74,6 +74,11 @@ def test_cells_come_back_from_the_file_and_its_regimes_are_not_trained_again(
     assert "25.0" in told
     assert "begun" not in told
     assert read_csv(tmp_path / "map" / "map.csv") == cells
+    with pytest.raises(SettingsError, match="would write over"):
+        main(["--known", str(tmp_path / "map" / "map.csv"), "--output", str(tmp_path / "map")])
+    assert known_of(tmp_path / "known.csv", ["iid"], [7]) == cells
+    write_csv(cells[1:], tmp_path / "known.csv")
+    assert known_of(tmp_path / "known.csv", ["iid"], [7]) == [], "a method is missing"
     (tmp_path / "known.csv").write_text("regime,seed\n")
     with pytest.raises(DataError, match="must have the columns"):
         main([*known, "--seeds", "7"])

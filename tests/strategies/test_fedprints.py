@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fedmoe.federation.grouping import ClientPrint, telling
 from fedmoe.flower.local_grid import LocalGrid
 from fedmoe.flower.methods import methods_of
 from fedmoe.flower.node import Node
-from strategies.fedprints import GROUPS, RATIOS, UNKNOWN, FedPrints
+from strategies.fedprints import GROUPS, LOOKS, RATIOS, UNKNOWN, FedPrints
 from tests.small import (
     BackwardsGrid,
     blobs,
@@ -177,3 +178,14 @@ def test_its_gate_is_no_gate_for_those_who_would_have_to_train_it(name: str) -> 
 def test_a_single_client_is_refused_before_anything_runs() -> None:
     with pytest.raises(SettingsError, match="at least 2, got 1"):
         FedPrints().check(small_settings(clients__num=1, clients__per_round=1, clients__anchors_per_round=0))
+
+
+def test_groups_that_other_features_found_are_not_gone_on_with_nor_served(tmp_path: Path) -> None:
+    run = run_small(tmp_path, settings=config_of(num_server_rounds=4, evaluate__every=2, **DOMAINS))
+    strategy = FedPrints()
+    state = newest_state(run)
+    strategy._check_looks(state)
+    for other in ({}, {LOOKS: np.array([0])}):
+        extras = {name: value for name, value in state.extras.items() if name != LOOKS} | other
+        with pytest.raises(RoundError, match="features that its groups were found by"):
+            strategy._check_looks(replace(state, extras=extras))
