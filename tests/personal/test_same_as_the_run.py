@@ -236,6 +236,18 @@ def test_a_checkpoint_of_another_strategy_is_refused(home: Path, tmp_path: Path)
         Personalizer(copy)
 
 
+def test_groups_that_older_features_found_are_not_served(place: Path) -> None:
+    kind = KINDS["FedPrints, which brings its own gate"]
+    run = run_small(place, settings=small_config(num_server_rounds=2) | kind)
+    Personalizer(run)
+    for checkpoint in (run / "checkpoints").iterdir():
+        content = checkpoint.read_bytes()
+        assert content.count(b'"extra/looks"') == 1
+        checkpoint.write_bytes(content.replace(b'"extra/looks"', b'"extra/sight"'))
+    with pytest.raises(RunFolderError, match=r"must hold what fedprints serves by, got none of extra/looks; hint: "):
+        Personalizer(run)
+
+
 @pytest.mark.parametrize("number", [-1, 3, 12])
 def test_a_client_that_is_not_there_is_refused(home: Path, number: int) -> None:
     with pytest.raises(SettingsError, match=rf"--client must be .* 0 to 2, got {number}; hint: 0 is the client 12 of"):

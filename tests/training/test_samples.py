@@ -147,3 +147,28 @@ def test_loaded_tensors_are_aligned_alike_every_time() -> None:
         samples = store.load(np.arange(size))
         for tensor in (samples.gate_input, samples.images, samples.y):
             assert tensor.data_ptr() % 64 == 0
+
+
+@pytest.mark.parametrize("width", [5, 16])
+def test_fingerprints_are_of_the_images_whatever_the_embedding_is_and_the_experts_read(width: int) -> None:
+    store, ids = small_store(width), np.array([4, 700, 31])
+    found = store.gate_input(ids, "fingerprint")
+    assert found.shape == (3, store.gate_width("fingerprint", 3))
+    assert store.gate_width("fingerprint", 3) == store.looks.width != width
+    heads = replace(store, images=store.embeddings[:, :, None, None], mean=torch.zeros(width), std=torch.ones(width))
+    assert torch.equal(heads.gate_input(ids, "fingerprint"), found)
+    other = replace(store, embeddings=store.embeddings + 1)
+    assert torch.equal(other.gate_input(ids, "fingerprint"), found)
+
+
+def test_drifted_images_have_other_fingerprints_by_the_same_regression() -> None:
+    store = small_store()
+    turned = store.pictures.copy()
+    moved = np.setdiff1d(np.arange(len(turned)), store.public_ids)
+    turned[moved] = 255 - turned[moved]
+    drifted = replace(store, pictures=turned)
+    np.testing.assert_array_equal(drifted.fingerprints.explained_CD, store.fingerprints.explained_CD)
+    ids = moved[:20]
+    assert (drifted.gate_input(ids, "fingerprint") - store.gate_input(ids, "fingerprint")).abs().max() > 0.1
+    public = store.public_ids[:20]
+    assert torch.equal(drifted.gate_input(public, "fingerprint"), store.gate_input(public, "fingerprint"))
