@@ -6,7 +6,6 @@ by the model of its own, true look. As in the map the moving average of 0.9 is t
 another start or more steps may get more.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.groups import looks, prepared
 from benchmarks.regime_grid import REGIMES, TRANSFERS
-from benchmarks.regime_settings import chosen
+from benchmarks.regime_settings import chosen, map_parser
 from benchmarks.seeds import seeds_of
 from fedmoe.errors import SettingsError
 from fedmoe.evaluation.prior_em import correct_priors
@@ -132,13 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SettingsError: no regime with looks is asked for, one that needs data which are not told, or a setting is wrong.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ceilings", description=__doc__)
-    parser.add_argument("--seeds", default="10..14", help="as 10..14")
-    parser.add_argument("--only", default="^rotated-4$", help="regular expression for the names of regimes")
-    parser.add_argument("--fashion", default="", help="data.root of Fashion-MNIST")
-    parser.add_argument("--cifar", default="", help="data.root of CIFAR-10's pictures")
-    parser.add_argument("-c", "--run-config", action="append", default=[], help="settings over the map's own")
-    asked = parser.parse_args(arguments)
+    asked = map_parser("ceilings", __doc__ or "", only="^rotated-4$").parse_args(arguments)
     console, roots, results = Console(), (asked.fashion, asked.cifar), list[Ceiling]()
     names = [name for name in chosen(asked.only, roots, asked.run_config) if REGIMES[name].groups > 1]
     if not names or {"concept", "rotated-4-heads"} & set(names):

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.regime_grid import REGIMES, Regime, parts_of
-from benchmarks.regime_settings import chosen, config_of
+from benchmarks.regime_settings import chosen, config_of, map_parser
 from benchmarks.seeds import seeds_of
 from fedmoe.data.contracts import Ids
 from fedmoe.data.fingerprints import Fingerprints
@@ -168,13 +168,7 @@ HEADS = (
 
 def asked_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Returns what the command's words ask for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.groups", description=__doc__)
-    parser.add_argument("--seeds", default="10..14", help="as 10..14")
-    parser.add_argument("--only", default="", help="regular expression for the names of regimes")
-    parser.add_argument("--fashion", default="", help="data.root of Fashion-MNIST")
-    parser.add_argument("--cifar", default="", help="data.root of CIFAR-10's pictures")
-    parser.add_argument("-c", "--run-config", action="append", default=[], help="settings over the map's own")
-    return parser.parse_args(arguments)
+    return map_parser("groups", __doc__ or "").parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """The settings of the map's runs, from a command's words."""
 
+import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from benchmarks.regime_grid import REGIMES, Part, parts_of
 from fedmoe.errors import SettingsError
 from fedmoe.flower.local_run import given_keys, read_config
 
-__all__ = ["SIMULATION", "chosen", "config_of"]
+__all__ = ["SIMULATION", "chosen", "config_of", "map_parser"]
 
 SIMULATION = Path(__file__).parent.parent / "simulations" / "fashion_mnist"
 
@@ -45,3 +46,22 @@ def chosen(only: str, roots: tuple[str, str], more: Sequence[str]) -> list[str]:
         if config["data.name"] == "three_sources" and not config["data.root"]:
             raise SettingsError(f"--cifar must name CIFAR-10's pictures for '{name}', got ''; hint: a folder or a tar")
     return names
+
+
+def map_parser(name: str, about: str, only: str = "") -> argparse.ArgumentParser:
+    """Returns the parser of a command that goes over the map's regimes and seeds.
+
+    Args:
+        name: the command's module.
+        about: what it does.
+        only: which regimes, unless told.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    parser.add_argument("--seeds", default="10..14", help="as 10..14")
+    parser.add_argument("--only", default=only, help="regular expression for the names of regimes")
+    parser.add_argument("--fashion", default="", help="data.root of Fashion-MNIST")
+    parser.add_argument(
+        "--cifar", default="", help="data.root of CIFAR-10's pictures, for the regimes with three sources"
+    )
+    parser.add_argument("-c", "--run-config", action="append", default=[], help="settings over the map's own")
+    return parser

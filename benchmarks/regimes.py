@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.regime_grid import METHODS, REGIMES, parts_of
-from benchmarks.regime_settings import SIMULATION, chosen, config_of
+from benchmarks.regime_settings import SIMULATION, chosen, config_of, map_parser
 from benchmarks.regime_table import Cell, cells_of, draw, markdown, read_csv, terminal_table, write_csv
 from benchmarks.seeds import seeds_of
 from fedmoe.errors import SettingsError, SweepError
@@ -86,16 +86,9 @@ def in_order(cells: Sequence[Cell]) -> list[Cell]:
 
 def asked_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Returns what the command's words ask for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.regimes", description=__doc__)
+    parser = map_parser("regimes", __doc__ or "")
     parser.add_argument("--output", type=Path, required=True, help="folder of all runs; the same one goes on")
-    parser.add_argument("--seeds", default="10..14", help="as 10..14")
-    parser.add_argument("--only", default="", help="regular expression for the names of regimes")
-    parser.add_argument("--fashion", default="", help="data.root of Fashion-MNIST")
-    parser.add_argument(
-        "--cifar", default="", help="data.root of CIFAR-10's pictures, for the regimes with three sources"
-    )
     parser.add_argument("--jobs", type=int, default=0, help="runs at a time; 0: one a core")
-    parser.add_argument("-c", "--run-config", action="append", default=[], help="settings over the map's own")
     parser.add_argument(
         "--known", type=Path, help="a map.csv: regimes and seeds that stand in it are not trained again"
     )

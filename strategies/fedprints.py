@@ -57,6 +57,7 @@ class FedPrints(ExpertStrategy):
     has_gate: ClassVar[bool] = True
     gate: ClassVar[str] = "discriminant"
     ranks_by: ClassVar[str] = "fingerprint"
+    served_by: ClassVar[tuple[str, ...]] = (LOOKS,)
 
     def __post_init__(self) -> None:
         if self.threshold <= 0 or self.gap <= 1 or self.census < 0 or self.census == 1:

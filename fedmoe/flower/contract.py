@@ -46,6 +46,7 @@ class Contract:
         ranks_by: what clients rank experts by: `"gate"`, `"loss"` (IFCA), `"likelihood"` (their shares of the experts,
             as FedEM's), `"fingerprint"` or `"embedding"` (their scores are the numbers of their `ClientPrint`, of the
             one or the other), `"mean"` (their scores are the mean of their embeddings), or `"none"`.
+        served_by: names of extras without which its gate means nothing: a checkpoint that lacks one is not served.
         merges: what comes back: `"sums"` over a node's clients, or every client's `"updates"` (median, clustering).
         traits: what a wrapper may not be able to work over: `"asks"` (clients answer questions and train nothing),
             `"varies"` (what they rank by is not the same in all rounds), `"alike"` (experts have tensors in common),
@@ -61,6 +62,7 @@ class Contract:
     has_gate: ClassVar[bool] = False
     gate: ClassVar[str] = ""
     ranks_by: ClassVar[str] = "none"
+    served_by: ClassVar[tuple[str, ...]] = ()
     merges: ClassVar[str] = "sums"
     traits: ClassVar[frozenset[str]] = frozenset()
     init: str = ""

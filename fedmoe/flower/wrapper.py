@@ -21,7 +21,7 @@ __all__ = ["Wrapper"]
 
 ALWAYS = {"ahead": "what is sent a round ahead must be the outermost"}
 
-SAID = ("has_gate", "gate", "ranks_by", "merges")  # what a class says of itself, a wrapper says as `inner` does
+SAID = ("has_gate", "gate", "ranks_by", "served_by", "merges")  # what a wrapper says as `inner` does
 SHARED = ("federation", "num_rounds", "rankings", "state")  # what the round sets, `inner` gets as well
 
 

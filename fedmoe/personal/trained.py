@@ -124,7 +124,7 @@ def open_trained(run: Path, name: str, tell: Callable[[str], None]) -> Trained:
         notes=tuple(_remarks(method, serving, ledger.num_experts, has_gate)),
         **({"head_of": method.strategy.head_of} if isinstance(method.strategy, ExpertStrategy) else {}),
     )
-    _check_parts(trained)
+    _check_parts(trained, method.strategy.served_by if isinstance(method.strategy, ExpertStrategy) else ())
     return trained
 
 
@@ -206,12 +206,11 @@ def _remarks(method: Method, serving: Serving, num_experts: int, has_gate: bool)
     return remarks
 
 
-def _check_parts(trained: Trained) -> None:
+def _check_parts(trained: Trained, extras: Sequence[str]) -> None:
     """Refuses a checkpoint that lacks what the strategy serves by."""
     parts = [*(["gate"] if trained.reads is not None else []), *(f"expert/{i}" for i in range(trained.num_experts))]
     lacking = [name for part in parts if (name := trained.part(part)) not in trained.checkpoint.shapes]
-    if trained.reads == "fingerprint" and "extra/looks" not in trained.checkpoint.shapes:
-        lacking.append("extra/looks")  # found by the embeddings that fingerprints once stood on
+    lacking += [name for extra in extras if (name := f"extra/{extra}") not in trained.checkpoint.shapes]
     if lacking:
         raise RunFolderError(
             f"'{trained.checkpoint.path}' must hold what {trained.name} serves by, got none of {', '.join(lacking)}; "
