@@ -8,6 +8,7 @@ another start or more steps may get more.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,15 +18,17 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from benchmarks.groups import looks, prepared
-from benchmarks.regime_grid import REGIMES, TRANSFERS
-from benchmarks.regime_settings import chosen, map_parser
+from benchmarks.regime_grid import REGIMES, TRANSFERS, parts_of
+from benchmarks.regime_settings import chosen, config_of, map_parser
+from benchmarks.regime_table import Cell, read_csv, summary_rows, told_interval
 from benchmarks.seeds import seeds_of
 from fedmoe.errors import SettingsError
 from fedmoe.evaluation.prior_em import correct_priors
 from fedmoe.flower.preparation import Preparation
-from fedmoe.moe.construction import build_expert
+from fedmoe.moe.construction import build_expert, expert_reads
 from fedmoe.moe.expert import Expert
 from fedmoe.seeding import numpy_stream
+from fedmoe.settings import from_flat
 from fedmoe.training.samples import normalised
 
 __all__ = ["Ceiling", "ceiling_of", "main", "table"]
@@ -37,11 +40,13 @@ class Ceiling:
 
     Attributes:
         regime: its name.
+        seed: of the map's runs.
         plain: mean accuracy on unseen clients, in [0, 1].
         corrected: likewise with label-prior correction.
     """
 
     regime: str
+    seed: int
     plain: float
     corrected: float
 
@@ -63,7 +68,7 @@ def ceiling_of(name: str, preparation: Preparation) -> Ceiling:
                 plain.append(float((log_BC.argmax(dim=1) == y).double().mean()))
                 best = correct_priors([log_BC], prior_C)[0].argmax(dim=1)
                 corrected.append(float((best == y).double().mean()))
-    return Ceiling(name, float(np.mean(plain)), float(np.mean(corrected)))
+    return Ceiling(name, preparation.settings.seed, float(np.mean(plain)), float(np.mean(corrected)))
 
 
 def trained(preparation: Preparation, ids: NDArray[np.int64], steps: int, look: int) -> Expert:
@@ -112,17 +117,45 @@ def answers(preparation: Preparation, model: Expert, ids: NDArray[np.int64]) -> 
     return torch.cat(parts).log_softmax(dim=1)
 
 
-def table(results: Sequence[Ceiling]) -> list[str]:
-    """Returns the lines of a Markdown table: a regime each, mean and deviation over seeds, percent."""
-    lines = ["| regime | one model a look | with correction | seeds |", "| --- | --: | --: | --: |"]
+def table(results: Sequence[Ceiling], known: Sequence[Cell] = ()) -> list[str]:
+    """Returns the lines of a Markdown table: a regime each, mean and deviation over seeds, percent.
+
+    Args:
+        results: a regime and a seed each.
+        known: of the map; a regime is compared with it if it holds all the regime's seeds, paired by seed.
+    """
+    heads = ["one model a look", "with correction", "above FedPrints by [95 %]", "above the best of the four by [95 %]"]
+    lines = [f"| regime | {' | '.join(heads)} | seeds |", "| --- " + "| --: " * (len(heads) + 1) + "|"]
     for name in dict.fromkeys(found.regime for found in results):
-        own = [found for found in results if found.regime == name]
+        own = sorted((found for found in results if found.regime == name), key=lambda found: found.seed)
         cells = []
         for values in ([found.plain for found in own], [found.corrected for found in own]):
             spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(own) > 1 else ""
             cells.append(f"{100 * np.mean(values):.1f}{spread}")
-        lines.append(f"| {REGIMES[name].title} | {cells[0]} | {cells[1]} | {len(own)} |")
+        lines.append(f"| {REGIMES[name].title} | {' | '.join([*cells, *_against(own, known)])} | {len(own)} |")
     return lines
+
+
+def _against(own: Sequence[Ceiling], known: Sequence[Cell]) -> list[str]:
+    """Returns by how much a regime's corrected ceilings stand above FedPrints and above the best of the others."""
+    seeds = tuple(found.seed for found in own)
+    rows = summary_rows([cell for cell in known if cell.regime == own[0].regime and cell.seed in seeds])
+    if not rows or rows[0].seeds != seeds:
+        return ["", ""]
+    ceiling = np.array([found.corrected for found in own])
+    return [told_interval(ceiling - rows[0].accuracies[method]) for method in ("fedprints", rows[0].rival)]
+
+
+def has_ceiling(name: str, more: Sequence[str]) -> bool:
+    """Returns whether clients of a regime differ in looks, and its experts read images.
+
+    Args:
+        name: the regime's.
+        more: settings of all runs, over the map's own.
+    """
+    settings = from_flat(config_of(parts_of(REGIMES[name], 0, "", "")[0], more))
+    several = settings.data.name == "three_sources" or len(set(settings.clients.domains.split(","))) > 1
+    return REGIMES[name].groups > 1 and several and expert_reads(settings.experts.model) == "image"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -131,19 +164,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SettingsError: no regime with looks is asked for, one that needs data which are not told, or a setting is wrong.
     """
-    asked = map_parser("ceilings", __doc__ or "", only="^rotated-4$").parse_args(arguments)
+    parser = map_parser("ceilings", __doc__ or "", only="^rotated-4$")
+    parser.add_argument("--known", type=Path, help="a map.csv: tell the differences to it, paired by seed")
+    asked = parser.parse_args(arguments)
     console, roots, results = Console(), (asked.fashion, asked.cifar), list[Ceiling]()
-    names = [name for name in chosen(asked.only, roots, asked.run_config) if REGIMES[name].groups > 1]
-    if not names or {"concept", "rotated-4-heads"} & set(names):
+    known = read_csv(asked.known) if asked.known else []
+    names = chosen(asked.only, roots, asked.run_config)
+    without = [name for name in names if not has_ceiling(name, asked.run_config)]
+    if without:
         raise SettingsError(
-            "--only must fit regimes of several looks, whose experts read images (not 'concept', nor heads), got "
-            f"'{asked.only}'; hint: ^rotated-4$"
+            "--only must fit regimes of several looks, whose experts read images, got "
+            f"'{asked.only}', which fits {', '.join(without)}; hint: ^rotated-4$"
         )
     for name in names:
         for seed in seeds_of(asked.seeds):
             results.append(ceiling_of(name, prepared(REGIMES[name], seed, *roots, asked.run_config)))
             console.print(f"{name}, seed {seed}: {results[-1]}", style="dim", highlight=False)
-    for line in table(results):
+    for line in table(results, known):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 

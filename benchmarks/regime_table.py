@@ -14,7 +14,17 @@ from benchmarks.regime_grid import METHODS, REGIMES, Part
 from fedmoe.errors import DataError
 from fedmoe.recording.interval import interval
 
-__all__ = ["Cell", "cells_of", "draw", "markdown", "read_csv", "summary_rows", "terminal_table", "write_csv"]
+__all__ = [
+    "Cell",
+    "cells_of",
+    "draw",
+    "markdown",
+    "read_csv",
+    "summary_rows",
+    "terminal_table",
+    "told_interval",
+    "write_csv",
+]
 
 # How a method predicts. FedJETs may take whichever of its ways is the best in a regime, from either of its two starts.
 PREDICTIONS = {
@@ -140,12 +150,16 @@ def texts(row: Row) -> list[str]:
         f"{100 * a.mean():.1f} ± {100 * a.std(ddof=1):.1f}" if several else f"{100 * a.mean():.1f}"
         for a in (row.accuracies[method] for method in METHODS)
     ]
-    lead, half = 100 * row.lead.mean(), 100 * interval(row.lead)
-    against = f"{lead:+.1f} [{lead - half:+.1f}, {lead + half:+.1f}]" if several else f"{lead:+.1f}"
     groups = sorted(set(row.groups))
     found = str(groups[0]) if len(groups) == 1 else f"{groups[0]} to {groups[-1]}"
     sent = " / ".join(f"{row.megabytes[method]:.0f}" for method in SENDERS)
-    return [*means, against, found, sent, str(len(row.seeds))]
+    return [*means, told_interval(row.lead), found, sent, str(len(row.seeds))]
+
+
+def told_interval(differences: Accuracies) -> str:
+    """Returns the mean of paired differences in points, with its 95 % confidence interval if there are several."""
+    lead, half = 100 * differences.mean(), 100 * interval(differences)
+    return f"{lead:+.1f} [{lead - half:+.1f}, {lead + half:+.1f}]" if len(differences) > 1 else f"{lead:+.1f}"
 
 
 SENDERS = ("fedavg", "fedjets", OURS)  # what sends anything; logit adjustment and where experts start cost no byte
