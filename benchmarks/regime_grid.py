@@ -10,6 +10,7 @@ Value = bool | int | float | str
 ALWAYS: Mapping[str, Value] = {
     "evaluate.every": 100,
     "evaluate.ema": 0.9,
+    "evaluate.doubt": 0.15,
     "train.trainer": "stacked",
     "train.stack": 15,
 }
@@ -97,8 +98,8 @@ REGIMES: Mapping[str, Regime] = {
 }
 
 METHODS: Mapping[str, str] = {
-    "common": "common expert + EM",
-    "fedavg": "FedAvg + LA + EM",
+    "common": "common expert",
+    "fedavg": "FedAvg + LA",
     "fedjets": "FedJETs",
     "fedjets-la": "FedJETs + LA",
     "fedprints": "FedPrints",

@@ -27,13 +27,14 @@ def config_of(part: Part, more: Sequence[str]) -> dict[str, Any]:
     return {**base, **part.settings, **{key: given[key] for key in given_keys(more)}}
 
 
-def chosen(only: str, roots: tuple[str, str], more: Sequence[str]) -> list[str]:
+def chosen(only: str, roots: tuple[str, str], more: Sequence[str], to_train: bool = True) -> list[str]:
     """Returns the names of the regimes that a regular expression fits, in the map's order.
 
     Args:
         only: searched for in the names; empty: all.
         roots: `data.root` of Fashion-MNIST and of CIFAR-10's pictures.
         more: settings of all runs, over the map's own.
+        to_train: whether their data are needed.
 
     Raises:
         SettingsError: it fits none, or one that needs CIFAR-10's pictures, whose place is not told.
@@ -43,7 +44,7 @@ def chosen(only: str, roots: tuple[str, str], more: Sequence[str]) -> list[str]:
         raise SettingsError(f"--only must fit a regime's name, got '{only}'; hint: one of {', '.join(REGIMES)}")
     for name in names:
         config = config_of(parts_of(REGIMES[name], 0, *roots)[0], more)
-        if config["data.name"] == "three_sources" and not config["data.root"]:
+        if to_train and config["data.name"] == "three_sources" and not config["data.root"]:
             raise SettingsError(f"--cifar must name CIFAR-10's pictures for '{name}', got ''; hint: a folder or a tar")
     return names
 

@@ -2,13 +2,12 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 
 from benchmarks.regime_grid import METHODS, REGIMES, Part
 from fedmoe.errors import DataError
@@ -18,23 +17,19 @@ __all__ = [
     "Cell",
     "cells_of",
     "draw",
+    "is_told",
     "markdown",
     "read_csv",
     "summary_rows",
-    "terminal_table",
     "told_interval",
     "write_csv",
 ]
 
-# How a method predicts. FedJETs may take whichever of its ways is the best in a regime, from either of its two starts.
-PREDICTIONS = {
-    "common": ("em",),
-    "fedavg": ("zero_shot_em",),
-    "fedjets": ("zero_shot", "zero_shot_em", "mixture", "mixture_em"),
-    "fedjets-la": ("zero_shot", "zero_shot_em", "mixture", "mixture_em"),
-    "fedprints": ("zero_shot_em",),
-}
-OURS = "fedprints"
+# How the methods may predict. The others take whichever of their ways is the best in a regime, FedJETs from either of
+# its two starts; ours has one.
+WAYS = ("plain", "em", "zero_shot", "zero_shot_em", "mixture", "mixture_em")
+GUARDED = ("guarded", "zero_shot_guarded", "mixture_guarded")
+OURS, OUR_WAY = "fedprints", "zero_shot_guarded"
 Accuracies = NDArray[np.float64]
 
 
@@ -74,7 +69,7 @@ def cells_of(regime: str, seed: int, runs: Sequence[tuple[Part, Path]]) -> list[
             groups = _groups(folder) if method == OURS else 0
             cells += [
                 Cell(regime, seed, method, told_way(way, method, part), found[way]["mean"], megabytes, groups, commit)
-                for way in PREDICTIONS[method]
+                for way in (*WAYS, *GUARDED)
                 if way in found
             ]
     return cells
@@ -99,6 +94,7 @@ class Row:
         regime: its name.
         seeds: that are whole.
         accuracies: method -> accuracy of each seed, under the method's best prediction in this regime.
+        guarded: the same where all methods may predict with guarded correction; empty: not all of them were asked to.
         groups: found, by seed.
         megabytes: method -> sent in a run, down, up and once, mean over seeds.
     """
@@ -106,19 +102,25 @@ class Row:
     regime: str
     seeds: tuple[int, ...]
     accuracies: dict[str, Accuracies]
+    guarded: dict[str, Accuracies]
     groups: tuple[int, ...]
     megabytes: dict[str, float]
 
     @property
     def rival(self) -> str:
         """Returns the best of the other methods, by its mean."""
-        return max((m for m in self.accuracies if m != OURS), key=lambda m: float(self.accuracies[m].mean()))
+        return best_other(self.accuracies)
 
     @property
     def lead(self) -> Accuracies:
         """Returns by how much ours stands above the best of the others, a seed each."""
         lead: Accuracies = self.accuracies[OURS] - self.accuracies[self.rival]
         return lead
+
+
+def best_other(accuracies: Mapping[str, Accuracies]) -> str:
+    """Returns the best method but ours, by its mean."""
+    return max((method for method in accuracies if method != OURS), key=lambda method: float(accuracies[method].mean()))
 
 
 def summary_rows(cells: Sequence[Cell]) -> list[Row]:
@@ -129,18 +131,35 @@ def summary_rows(cells: Sequence[Cell]) -> list[Row]:
         seeds = sorted({cell.seed for cell in own})
         if not seeds:
             continue
-        best: dict[str, Accuracies] = {}
-        for method in METHODS:
-            mine = [cell for cell in own if cell.method == method]
-            ways = {
-                way: np.array([c.accuracy for s in seeds for c in mine if (c.prediction, c.seed) == (way, s)])
-                for way in dict.fromkeys(cell.prediction for cell in mine)
-            }
-            best[method] = max((a for a in ways.values() if len(a) == len(seeds)), key=lambda a: float(a.mean()))
+        best = {method: best_way(own, method, seeds, (OUR_WAY,) if method == OURS else WAYS) for method in METHODS}
+        asked = {cell.method for cell in own if is_way(cell.prediction, GUARDED)} == set(METHODS)
+        ways = (*WAYS, *GUARDED)
+        guarded = {method: best_way(own, method, seeds, ways) for method in METHODS} if asked else {}
         groups = tuple(next(c.groups for c in own if c.seed == s and c.method == OURS) for s in seeds)
         sent = {m: float(np.mean([cell.megabytes for cell in own if cell.method == m])) for m in METHODS}
-        rows.append(Row(regime, tuple(seeds), best, groups, sent))
+        rows.append(Row(regime, tuple(seeds), best, guarded and {**guarded, OURS: best[OURS]}, groups, sent))
     return rows
+
+
+def best_way(cells: Sequence[Cell], method: str, seeds: Sequence[int], ways: Sequence[str]) -> Accuracies:
+    """Returns the accuracies of each seed by the method's way to predict that is the best by its mean.
+
+    Raises:
+        DataError: no such way has been told for all seeds.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for cell in cells:
+        if cell.method == method and is_way(cell.prediction, ways):
+            found.setdefault(cell.prediction, {})[cell.seed] = cell.accuracy
+    whole = [np.array([own[seed] for seed in seeds]) for own in found.values() if set(own) == set(seeds)]
+    if not whole:
+        raise DataError(f"{cells[0].regime} must have {method} by one of {', '.join(ways)} for all seeds, got {found}")
+    return max(whole, key=lambda own: float(own.mean()))
+
+
+def is_way(prediction: str, ways: Sequence[str]) -> bool:
+    """Returns whether a cell predicts in one of these ways, whatever its experts started from."""
+    return prediction.split(" ", 1)[0] in ways
 
 
 def texts(row: Row) -> list[str]:
@@ -153,7 +172,8 @@ def texts(row: Row) -> list[str]:
     groups = sorted(set(row.groups))
     found = str(groups[0]) if len(groups) == 1 else f"{groups[0]} to {groups[-1]}"
     sent = " / ".join(f"{row.megabytes[method]:.0f}" for method in SENDERS)
-    return [*means, told_interval(row.lead), found, sent, str(len(row.seeds))]
+    guarded = told_interval(row.guarded[OURS] - row.guarded[best_other(row.guarded)]) if row.guarded else "-"
+    return [*means, told_interval(row.lead), guarded, found, sent, str(len(row.seeds))]
 
 
 def told_interval(differences: Accuracies) -> str:
@@ -166,18 +186,11 @@ SENDERS = ("fedavg", "fedjets", OURS)  # what sends anything; logit adjustment a
 HEADS = [
     *METHODS.values(),
     "FedPrints against the best other [95 %]",
+    "the same, others guarded too",
     "groups found, at most M",
     "MB of FedAvg / FedJETs / FedPrints",
     "seeds",
 ]
-
-
-def terminal_table(cells: Sequence[Cell]) -> Table:
-    """Returns the map for the terminal."""
-    table = Table("regime", *HEADS, title="accuracy on unseen clients, percent")
-    for row in summary_rows(cells):
-        table.add_row(REGIMES[row.regime].title, *texts(row))
-    return table
 
 
 def markdown(cells: Sequence[Cell]) -> str:
@@ -188,6 +201,12 @@ def markdown(cells: Sequence[Cell]) -> str:
 
 
 COLUMNS = ("regime", "seed", "method", "prediction", "accuracy", "megabytes", "groups", "commit")
+
+
+def is_told(cells: Sequence[Cell]) -> bool:
+    """Returns whether the cells of a regime and a seed hold every method, ours by its way."""
+    ways = {cell.method for cell in cells if is_way(cell.prediction, (OUR_WAY,) if cell.method == OURS else WAYS)}
+    return ways == set(METHODS)
 
 
 def write_csv(cells: Sequence[Cell], file: Path) -> None:

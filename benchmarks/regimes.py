@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.regime_grid import METHODS, REGIMES, parts_of
+from benchmarks.regime_grid import REGIMES, parts_of
 from benchmarks.regime_settings import SIMULATION, chosen, config_of, map_parser
-from benchmarks.regime_table import Cell, cells_of, draw, markdown, read_csv, terminal_table, write_csv
+from benchmarks.regime_table import Cell, cells_of, draw, is_told, markdown, read_csv, write_csv
 from benchmarks.seeds import seeds_of
 from fedmoe.errors import SettingsError, SweepError
 from fedmoe.flower.devices import usable_cores
@@ -74,8 +74,8 @@ def map_of(places: dict[tuple[str, int], list[Place]], roots: tuple[str, str]) -
 def known_of(file: Path | None, regimes: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
     """Returns the cells of these regimes and seeds that a map.csv holds; of those that lack a method none."""
     cells = [cell for cell in (read_csv(file) if file else []) if cell.regime in regimes and cell.seed in seeds]
-    have = {at: {cell.method for cell in cells if (cell.regime, cell.seed) == at} for at in product(regimes, seeds)}
-    return [cell for cell in cells if have[cell.regime, cell.seed] == set(METHODS)]
+    whole = {at: is_told([c for c in cells if (c.regime, c.seed) == at]) for at in product(regimes, seeds)}
+    return [cell for cell in cells if whole[cell.regime, cell.seed]]
 
 
 def in_order(cells: Sequence[Cell]) -> list[Cell]:
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.known and asked.known.resolve() == (asked.output / "map.csv").resolve():
         raise SettingsError(f"--output would write over what is --known, got {asked.output}; hint: another folder")
     seeds, roots = seeds_of(asked.seeds), (asked.fashion, asked.cifar)
-    regimes = chosen(asked.only, roots, asked.run_config)
+    regimes = chosen(asked.only, roots, asked.run_config, to_train=not asked.draw_only)
     jobs = asked.jobs or usable_cores()
     output = asked.output.absolute()
     known = known_of(asked.known, regimes, seeds)
@@ -119,7 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = [place for own in places.values() for place in own]
         failed = run_all(SIMULATION, runs, jobs, lambda told: _tell(console, told))
     cells = in_order([*known, *map_of(places, roots)])
-    console.print(terminal_table(cells))
+    if not cells:
+        raise SettingsError(f"there is nothing to tell: no run of {', '.join(regimes)} is done in {output}")
+    console.print(markdown(cells), soft_wrap=True, markup=False, highlight=False)
+    missing = [name for name in regimes if name not in {cell.regime for cell in cells}]
+    if missing:
+        console.print(f"not told, for they have not been run: {', '.join(missing)}", soft_wrap=True)
     output.mkdir(parents=True, exist_ok=True)
     write_csv(cells, output / "map.csv")
     (output / "map.md").write_text(markdown(cells))

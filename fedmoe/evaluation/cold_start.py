@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmoe.evaluation.predictions import Answers, predictions_of, share_of
+from fedmoe.evaluation.predictions import Answers, corrections, predictions_of, share_of
 from fedmoe.evaluation.prior_em import correct_priors
 from fedmoe.evaluation.ranking import batch_scores
 from fedmoe.evaluation.serving import Serving
@@ -33,6 +33,8 @@ def cold_start(
 ) -> list[dict[str, dict[str, float]]]:
     """Returns, for each client, n as text -> way to predict -> accuracy: as it is, and with prior correction (`_em`).
 
+    If answers are doubted, with the guarded one too (`_guarded`).
+
     With n at least the number of a client's samples, and no more of them than `MOST_SAMPLES`, these are its ordinary
     accuracies to the last bit: one batch, in the order in which they lie, and the same lots.
 
@@ -50,7 +52,7 @@ def cold_start(
             # sorted within a batch: sums over it have the same last bits as over samples as they lie
             rows_B = torch.cat([part.sort().values for part in torch.split(taken_B, size)])
             predictions = batch_predictions(own, rows_B, size, own_lots, serving)
-            table[str(size)] = batch_accuracies(predictions, own.y_B[rows_B], size, train_prior_C)
+            table[str(size)] = batch_accuracies(predictions, own.y_B[rows_B], size, train_prior_C, serving.doubt)
         found.append(table)
     return found
 
@@ -75,12 +77,13 @@ def batch_predictions(
 
 
 def batch_accuracies(
-    predictions: Mapping[str, Tensor], y_B: Tensor, size: int, train_prior_C: Tensor
+    predictions: Mapping[str, Tensor], y_B: Tensor, size: int, train_prior_C: Tensor, doubt: float
 ) -> dict[str, float]:
     """Returns the accuracy over all batches of each prediction, and of each with every batch's prior corrected."""
     shares = {}
     for name, log_probs_BC in predictions.items():
-        corrected_BC = torch.cat(correct_priors(torch.split(log_probs_BC, size), train_prior_C))
         shares[name] = share_of(log_probs_BC.argmax(dim=1) == y_B)
-        shares[f"{name}_em"] = share_of(corrected_BC.argmax(dim=1) == y_B)
+        for way, its in corrections(doubt).items():
+            corrected_BC = torch.cat(correct_priors(torch.split(log_probs_BC, size), train_prior_C, doubt=its))
+            shares[f"{name}_{way}"] = share_of(corrected_BC.argmax(dim=1) == y_B)
     return shares

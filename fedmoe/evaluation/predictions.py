@@ -15,7 +15,7 @@ from fedmoe.evaluation.serving import Serving
 from fedmoe.moe.mixture import mix, with_common
 from fedmoe.moe.routing import best_held, held_softmax
 
-__all__ = ["Answers", "HeldAnswers", "Weighing", "accuracies_of", "predictions_of", "share_of"]
+__all__ = ["Answers", "HeldAnswers", "Weighing", "accuracies_of", "corrections", "predictions_of", "share_of"]
 
 Weighing = Callable[[Tensor, Tensor], Tensor]
 """Scores over the pool, ids of the held experts -> weights of the held ones, as `Gate.weigh` has it."""
@@ -107,17 +107,31 @@ def predictions_of(held: HeldAnswers, serving: Serving, common_BC: Tensor | None
     return {name: torch.logaddexp(own_BC + rest, vote_BC) for name, own_BC in predictions.items()}
 
 
+def corrections(doubt: float) -> dict[str, float]:
+    """Returns the ways to correct the label prior, what they add to a prediction's name -> the doubt in its answers.
+
+    >>> corrections(0.0), corrections(0.2)
+    ({'em': 0.0}, {'em': 0.0, 'guarded': 0.2})
+    """
+    return {"em": 0.0, **({"guarded": doubt} if doubt else {})}
+
+
 def accuracies_of(
-    predictions: Sequence[Mapping[str, Tensor]], labels: Sequence[Tensor], train_prior_C: Tensor
+    predictions: Sequence[Mapping[str, Tensor]], labels: Sequence[Tensor], train_prior_C: Tensor, doubt: float = 0.0
 ) -> list[dict[str, float]]:
-    """Returns each client's accuracy by each prediction (log_probs_BC): as it is, and with prior correction (`_em`)."""
-    corrected = iter(correct_priors([every for own in predictions for every in own.values()], train_prior_C))
+    """Returns each client's accuracy by each prediction (log_probs_BC): as it is, and with prior correction (`_em`).
+
+    With doubt above 0 also with the guarded one (`_guarded`).
+    """
+    every = [log_probs_BC for own in predictions for log_probs_BC in own.values()]
+    corrected = {way: iter(correct_priors(every, train_prior_C, doubt=its)) for way, its in corrections(doubt).items()}
     accuracies = []
     for own, y_B in zip(predictions, labels, strict=True):
         shares = {}
         for name, log_probs_BC in own.items():
             shares[name] = share_of(log_probs_BC.argmax(dim=1) == y_B)
-            shares[f"{name}_em"] = share_of(next(corrected).argmax(dim=1) == y_B)
+            for way, found in corrected.items():
+                shares[f"{name}_{way}"] = share_of(next(found).argmax(dim=1) == y_B)
         accuracies.append(shares)
     return accuracies
 

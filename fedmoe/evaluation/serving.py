@@ -20,6 +20,8 @@ class Serving:
             the `"mixture"` of the held ones (which has no figure of its own then).
         common_vote: share of the common expert's probabilities in every prediction, in [0, 1); the run fills it in, as
             `evaluate.common-vote` says. `best_expert` and the expert x class accuracies have no vote.
+        doubt: share of the answers that the guarded label-prior correction takes to tell nothing, in [0, 1); 0: there
+            is none; the run fills it in, as `evaluate.doubt` says.
         private: what a training client has of its own, when it is tested (`ClientJob.private`).
         fine_tuning: epochs that a training client trains the one model on its own samples, when it is tested; 0: none.
         hindsight: also measure every expert on every client (costs M/K times the work): `best_expert` and the expert x
@@ -33,6 +35,7 @@ class Serving:
     by: str = "gate"
     answer: str = "best"
     common_vote: float = 0.0
+    doubt: float = 0.0
     private: tuple[str, ...] = ()
     fine_tuning: int = 0
     hindsight: bool = False

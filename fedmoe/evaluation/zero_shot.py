@@ -75,8 +75,8 @@ def serve_clients(
     Methods measured: `zero_shot`: each sample by the best of the K experts (the test of arXiv 2306.08586, section 3),
     or by the common expert where the gate falls back and leaves it more than any of them;
     `mixture`: by the weighted mixture of the K; `..._em`: the same with label-prior correction on the same unlabelled
-    batch; `best_expert`: the single expert of the pool that is best for this client in hindsight, an upper bound for
-    one-expert serving that looks at the labels.
+    batch; `..._guarded`: with the guarded one, if answers are doubted; `best_expert`: the single expert of the pool
+    that is best for this client in hindsight, an upper bound for one-expert serving that looks at the labels.
 
     A client's result does not depend on who else is served with it; the memory that is needed does.
 
@@ -104,7 +104,7 @@ def serve_clients(
     known = zip(held, scores, logits, outputs, labels, votes, rule, strict=True)
     answers = [Answers(*own, *its_rule) for *own, its_rule in known]
     predictions = [predictions_of(own.of_held(), serving, own.common_BC) for own in answers]
-    accuracies = accuracies_of(predictions, labels, train_prior_C)
+    accuracies = accuracies_of(predictions, labels, train_prior_C, serving.doubt)
     seconds = (time.perf_counter() - started) / len(clients)
     if serving.hindsight or serving.cold_start:
         others = [set(range(num_experts)) - set(own.outputs) for own in answers]
@@ -185,17 +185,20 @@ def result_of(own: Answers, accuracies: Mapping[str, float], hindsight: bool) ->
 
 
 def common_expert_results(
-    logits: Sequence[Tensor], labels: Sequence[Tensor], train_prior_C: Tensor
+    logits: Sequence[Tensor], labels: Sequence[Tensor], train_prior_C: Tensor, doubt: float = 0.0
 ) -> list[dict[str, float]]:
     """Returns each client's accuracies by the common expert alone, `plain` and with prior correction (`em`).
+
+    With doubt above 0 also with the guarded one (`guarded`).
 
     Args:
         logits: of each client's samples (B, C), on the CPU.
         labels: likewise (B,).
         train_prior_C: label prior of the common expert's own training data.
+        doubt: share of its answers that the guarded correction takes to tell nothing.
     """
-    found = accuracies_of([{"plain": torch.log_softmax(own, dim=1)} for own in logits], labels, train_prior_C)
-    return [{"plain": own["plain"], "em": own["plain_em"]} for own in found]
+    found = accuracies_of([{"plain": torch.log_softmax(own, dim=1)} for own in logits], labels, train_prior_C, doubt)
+    return [{name.removeprefix("plain_"): share for name, share in own.items()} for own in found]
 
 
 def mean_entropy(logits_BM: Tensor) -> float:

@@ -147,6 +147,7 @@ def evaluate_orders(
         hindsight=(serving.hindsight or last) and len(state.experts) > 1,
         cold_start=settings.evaluate.cold_start_sizes if last else (),
         common_vote=settings.evaluate.common_vote,
+        doubt=settings.evaluate.doubt,
     )
 
     def order(cohort: Sequence[int]) -> RecordDict:

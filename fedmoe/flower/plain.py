@@ -107,7 +107,8 @@ def serve_dense(
     node: Node, clients: Sequence[int], state: ServerState, cold_start: tuple[int, ...] = ()
 ) -> list[ClientResult]:
     """Returns how each of these unseen clients fares with the dense model."""
-    serving = Serving(top_k=1, cold_start=cold_start, common_vote=node.settings.evaluate.common_vote)
+    asked = node.settings.evaluate
+    serving = Serving(top_k=1, cold_start=cold_start, common_vote=asked.common_vote, doubt=asked.doubt)
     prior = torch.from_numpy(federated_prior(node.population, node.settings.train.logit_adjustment))
     chunks = node.together(clients, 1)
     return [result for some in chunks for result in node.serve(some, state, serving, prior, round_num=0)]

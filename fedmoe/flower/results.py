@@ -119,7 +119,9 @@ def common_results(preparation: Preparation) -> dict[int, dict[str, float]]:
     prior = torch.from_numpy(public_prior(population))
     ids = [served_ids(population, client, settings.evaluate.samples, settings.seed) for client in population.unseen]
     logits, labels = [store.common_logits(own) for own in ids], [store.y(own) for own in ids]
-    return dict(zip(population.unseen, common_expert_results(logits, labels, prior), strict=True))
+    return dict(
+        zip(population.unseen, common_expert_results(logits, labels, prior, settings.evaluate.doubt), strict=True)
+    )
 
 
 def common_cold_start(preparation: Preparation) -> dict[str, Any]:
@@ -138,8 +140,14 @@ def common_cold_start(preparation: Preparation) -> dict[str, Any]:
         orders.append(cold_order(client, len(own), settings.seed))
     lots = [np.zeros(1, dtype=np.int64)] * len(answers)
     prior = torch.from_numpy(public_prior(population))
-    found = cold_start_record(cold_start(answers, orders, lots, Serving(top_k=1, cold_start=sizes), prior))
-    return {size: {"plain": told["zero_shot"], "em": told["zero_shot_em"]} for size, told in found.items()}
+    serving = Serving(top_k=1, cold_start=sizes, doubt=settings.evaluate.doubt)
+    found = cold_start_record(cold_start(answers, orders, lots, serving, prior))
+    return {size: {_alone(name): share for name, share in told.items()} for size, told in found.items()}
+
+
+def _alone(name: str) -> str:
+    """Returns what the common expert's figure is called: `plain` for `zero_shot`, `em` for `zero_shot_em`."""
+    return "plain" if name == "zero_shot" else name.removeprefix("zero_shot_")
 
 
 def summary_table(
@@ -163,7 +171,7 @@ def summary_table(
     main = outcomes[header["strategy"]]
     own = main.evaluation["methods"]
     methods = {name: outcome.evaluation["methods"] for name, outcome in outcomes.items()}
-    methods["common expert"] = {k: spread([row[k] for row in common.values()]) for k in ("plain", "em")}
+    methods["common expert"] = {k: spread([row[k] for row in common.values()]) for k in next(iter(common.values()))}
     by_method = {name: round(float(np.median(outcome.seconds)), 4) for name, outcome in outcomes.items()}
     traffic = {name: {"down": o.down, "up": o.up, "once": once[name]} for name, o in outcomes.items()}
     return {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmoe.evaluation.outputs import expert_logits
-from fedmoe.evaluation.predictions import Answers, predictions_of
+from fedmoe.evaluation.predictions import Answers, corrections, predictions_of
 from fedmoe.evaluation.prior_em import correct_priors
 from fedmoe.evaluation.priors import federated_prior, public_prior, voted_prior
 from fedmoe.evaluation.zero_shot import rank_experts, rule_of
@@ -133,14 +133,13 @@ def _ways(trained: Trained, common_BC: Tensor, found: Mapping[str, Tensor]) -> d
     prior = torch.from_numpy(federated_prior(population, settings.train.logit_adjustment))
     own = voted_prior(prior, population, trained.serving.common_vote)
     before, after = {"plain": torch.log_softmax(common_BC, dim=1)}, dict(found)
-    corrected = [
-        *correct_priors(list(before.values()), torch.from_numpy(public_prior(population))),
-        *correct_priors(list(after.values()), own),
-    ]
+    public = torch.from_numpy(public_prior(population))
     ways: dict[str, Way] = {}
-    for (name, log_probs_BC), fixed_BC in zip((before | after).items(), corrected, strict=True):
+    for name, log_probs_BC in (before | after).items():
         ways[name] = _way(log_probs_BC, log_probs_BC.double().exp())
-        ways["em" if name == "plain" else f"{name}_em"] = _way(fixed_BC, fixed_BC)
+        for way, doubt in corrections(settings.evaluate.doubt).items():
+            (fixed_BC,) = correct_priors([log_probs_BC], public if name == "plain" else own, doubt=doubt)
+            ways[way if name == "plain" else f"{name}_{way}"] = _way(fixed_BC, fixed_BC)
     return ways
 
 

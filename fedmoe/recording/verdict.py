@@ -12,6 +12,8 @@ PLAIN, CORRECTED = ("zero_shot", "plain"), ("zero_shot_em", "em")
 FAIR = {
     "zero_shot": "", "plain": "", "zero_shot_em": " with prior correction", "em": " with prior correction",
     "mixture": " by its mixture", "mixture_em": " by its mixture with prior correction",
+    "guarded": " with guarded prior correction", "zero_shot_guarded": " with guarded prior correction",
+    "mixture_guarded": " by its mixture with guarded prior correction",
 }  # fmt: skip
 OUTCOMES = {1: "wins", 0: "ties for the first place", -1: "does not win"}
 

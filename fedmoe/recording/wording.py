@@ -48,14 +48,21 @@ TITLES = {
 VARIANTS = {
     "zero_shot": "zero-shot",
     "zero_shot_em": "zero-shot + prior correction",
+    "zero_shot_guarded": "zero-shot + guarded prior correction",
     "mixture": "mixture of held experts",
     "mixture_em": "mixture + prior correction",
+    "mixture_guarded": "mixture + guarded prior correction",
     "best_expert": "best single expert (bound)",
     "plain": "alone",
     "em": "with prior correction",
+    "guarded": "with guarded prior correction",
 }
 
-DENSE = {"zero_shot": "the model", "zero_shot_em": "with prior correction"}
+DENSE = {
+    "zero_shot": "the model",
+    "zero_shot_em": "with prior correction",
+    "zero_shot_guarded": "with guarded prior correction",
+}
 
 
 def method_title(name: str) -> str:

@@ -182,6 +182,12 @@ class EvaluateSettings:
         low=0,
         below=1,
     )
+    doubt: float = setting(
+        0.0,
+        "share of answers that guarded label-prior correction takes to tell nothing, as 0.15; 0: no such correction",
+        low=0,
+        below=1,
+    )
     attack_eps: float = setting(
         0.0,
         "unseen clients are also tested under attack: how far a pixel may move, as a share of its range; 0: not",

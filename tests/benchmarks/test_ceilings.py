@@ -52,7 +52,7 @@ def test_the_table_has_a_line_a_regime() -> None:
 def test_differences_are_paired_by_seed_with_a_map_that_holds_all_seeds() -> None:
     def cells(seed: int, **of: float) -> list[Cell]:
         named = {**dict.fromkeys(METHODS, 0.1), **of}
-        return [Cell("rotated", seed, method, "x", accuracy, 1.0) for method, accuracy in named.items()]
+        return [Cell("rotated", seed, method, "zero_shot_guarded", accuracy, 1.0) for method, accuracy in named.items()]
 
     known = [*cells(1, fedprints=0.70, fedjets=0.60), *cells(2, fedprints=0.66, fedjets=0.62), *cells(3)]
     own = [Ceiling("rotated", seed, 0.5, corrected) for seed, corrected in ((2, 0.70), (1, 0.74))]

@@ -48,24 +48,53 @@ def test_a_rival_counts_with_its_best_prediction_and_the_lead_is_paired_by_seed(
         cells += [
             cell("common", "em", 0.5, seed),
             cell("fedavg", "zero_shot_em", 0.6, seed),
-            cell("fedjets", "zero_shot", 0.1, seed),
-            cell("fedjets", "mixture_em", ours - 0.05 * seed, seed),
-            cell("fedjets-la", "zero_shot", 0.2, seed),
-            cell("fedprints", "zero_shot_em", ours, seed, groups=1 + seed),
+            cell("fedjets", "zero_shot from random", 0.1, seed),
+            cell("fedjets", "mixture_em from common", ours - 0.05 * seed, seed),
+            cell("fedjets-la", "zero_shot from random", 0.2, seed),
+            cell("fedprints", "zero_shot_em", 0.99, seed, groups=1 + seed),
+            cell("fedprints", "zero_shot_guarded", ours, seed, groups=1 + seed),
         ]
     (row,) = summary_rows(cells)
     assert row.rival == "fedjets"
     np.testing.assert_allclose(row.lead, [0.0, 0.05, 0.1], atol=1e-12)
     assert interval(row.lead) == pytest.approx(4.302653 * 0.05 / np.sqrt(3), rel=1e-5)
     assert "| 72.5 " not in markdown(cells)
-    assert "+5.0 [-7.4, +17.4] | 1 to 3 | 13 / 28 / 14 | 3 |" in markdown(cells)
+    assert "+5.0 [-7.4, +17.4] | - | 1 to 3 | 13 / 28 / 14 | 3 |" in markdown(cells)
     assert len({line.count("|") for line in markdown(cells).splitlines()}) == 1
+
+
+def test_with_guarded_correction_for_all_a_rival_may_take_it_and_ours_has_its_one_way() -> None:
+    cells = []
+    for seed, ours in enumerate((0.9, 0.8)):
+        cells += [cell(method, "zero_shot_em", 0.5, seed) for method in SENT]
+        cells += [
+            cell(method, "zero_shot_guarded", 0.4, seed) for method in SENT if method not in ("fedavg", "fedprints")
+        ]
+        cells += [
+            cell("fedavg", "zero_shot_guarded", ours + 0.05, seed),
+            cell("fedprints", "zero_shot_guarded", ours, seed),
+        ]
+    (row,) = summary_rows(cells)
+    assert row.accuracies["fedavg"].tolist() == [0.5, 0.5]
+    assert row.accuracies["fedjets"].tolist() == row.guarded["fedjets"].tolist() == [0.5, 0.5]
+    assert "| +35.0 [-28.5, +98.5] | -5.0 [-5.0, -5.0] |" in markdown(cells)
+
+
+def test_a_method_that_was_not_told_for_all_seeds_is_refused() -> None:
+    cells = [
+        cell(method, "zero_shot_guarded" if method == "fedprints" else "em", 0.5, seed)
+        for method in SENT
+        for seed in (1, 2)
+    ]
+    with pytest.raises(DataError, match="fedavg"):
+        summary_rows([own for own in cells if (own.method, own.seed) != ("fedavg", 2)])
 
 
 def test_cells_come_back_from_the_file_and_its_regimes_are_not_trained_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cells = [replace(cell(method, "em", 0.25, seed=7, groups=3), commit="abc") for method in SENT]
+    ways = {method: "zero_shot_guarded" if method == "fedprints" else "em" for method in SENT}
+    cells = [replace(cell(method, way, 0.25, seed=7, groups=3), commit="abc") for method, way in ways.items()]
     write_csv(cells, tmp_path / "known.csv")
     assert read_csv(tmp_path / "known.csv") == cells
     known = ["--known", str(tmp_path / "known.csv"), "--output", str(tmp_path / "map"), "--only", "^iid$"]
@@ -74,11 +103,15 @@ def test_cells_come_back_from_the_file_and_its_regimes_are_not_trained_again(
     assert "25.0" in told
     assert "begun" not in told
     assert read_csv(tmp_path / "map" / "map.csv") == cells
+    with pytest.raises(SettingsError, match="nothing to tell"):
+        main(["--output", str(tmp_path / "other"), "--draw-only"])
     with pytest.raises(SettingsError, match="would write over"):
         main(["--known", str(tmp_path / "map" / "map.csv"), "--output", str(tmp_path / "map")])
     assert known_of(tmp_path / "known.csv", ["iid"], [7]) == cells
     write_csv(cells[1:], tmp_path / "known.csv")
     assert known_of(tmp_path / "known.csv", ["iid"], [7]) == [], "a method is missing"
+    write_csv([*cells[:-1], replace(cells[-1], prediction="zero_shot_em")], tmp_path / "known.csv")
+    assert known_of(tmp_path / "known.csv", ["iid"], [7]) == [], "FedPrints predicted in another way"
     (tmp_path / "known.csv").write_text("regime,seed\n")
     with pytest.raises(DataError, match="must have the columns"):
         main([*known, "--seeds", "7"])

@@ -83,16 +83,17 @@ def test_it_finds_a_shifted_prior_and_helps(seed: int, shift: list[float]) -> No
     assert after > before
 
 
-def by_hand(log_probs_BC: torch.Tensor, train_prior: torch.Tensor) -> torch.Tensor:
+def by_hand(log_probs_BC: torch.Tensor, train_prior: torch.Tensor, doubt: float = 0.0) -> torch.Tensor:
     """The two formulas in turn, in logarithms, for one batch."""
     prior, scores = train_prior, log_probs_BC.double() - train_prior.log()
     scores[:, train_prior == 0] = float("-inf")
+    void = (train_prior > 0).double() / int((train_prior > 0).sum())
+    doubted = ((1 - doubt) * torch.softmax(scores, dim=1) + doubt * void).log()
     for _ in range(100):
-        posterior = torch.softmax(scores + prior.clamp_min(1e-300).log(), dim=1)
-        before, prior = prior, posterior.mean(dim=0)
+        before, prior = prior, torch.softmax(doubted + prior.clamp_min(1e-300).log(), dim=1).mean(dim=0)
         if (prior - before).abs().max() < 1e-6:
             break
-    return posterior
+    return torch.softmax(scores + before.clamp_min(1e-300).log(), dim=1)
 
 
 def ragged(seed: int, clients: int, most: int) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -109,36 +110,57 @@ def ragged(seed: int, clients: int, most: int) -> tuple[list[torch.Tensor], torc
     return batches, prior / prior.sum()
 
 
+@pytest.mark.parametrize("doubt", [0.0, 0.2, 0.9])
 @pytest.mark.parametrize("seed", range(10))
-def test_many_batches_get_what_the_formulas_give_each(seed: int) -> None:
+def test_many_batches_get_what_the_formulas_give_each(seed: int, doubt: float) -> None:
     batches, prior = ragged(seed, clients=25, most=120)
-    for log_probs_BC, posterior_BC in zip(batches, correct_priors(batches, prior), strict=True):
-        expected_BC = by_hand(log_probs_BC, prior)
+    for log_probs_BC, posterior_BC in zip(batches, correct_priors(batches, prior, doubt=doubt), strict=True):
+        expected_BC = by_hand(log_probs_BC, prior, doubt)
         torch.testing.assert_close(posterior_BC, expected_BC, rtol=0, atol=1e-12)
         assert torch.equal(posterior_BC.argmax(dim=1), expected_BC.argmax(dim=1))
 
 
+@pytest.mark.parametrize("doubt", [0.0, 0.2])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_batch_gets_the_same_bits_alone_and_among_others(seed: int, threads: int) -> None:
+def test_a_batch_gets_the_same_bits_alone_and_among_others(seed: int, threads: int, doubt: float) -> None:
     # 30 ragged batches of 200 rows and up to 29 classes: in one go of `VALUES`, or in two or three.
     batches, prior = ragged(seed, clients=30, most=400)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     order = np.random.default_rng(seed).permutation(30)
-    together = correct_priors(batches, prior)
-    shuffled = correct_priors([batches[n] for n in order], prior)
+    together = correct_priors(batches, prior, doubt=doubt)
+    shuffled = correct_priors([batches[n] for n in order], prior, doubt=doubt)
     for n, posterior_BC in zip(order, shuffled, strict=True):
         assert posterior_BC.numpy().tobytes() == together[n].numpy().tobytes()
     for n in order[:10]:
-        (alone_BC,) = correct_priors([batches[n]], prior)
+        (alone_BC,) = correct_priors([batches[n]], prior, doubt=doubt)
         assert alone_BC.numpy().tobytes() == together[n].numpy().tobytes()
     torch.set_num_threads(before)
 
 
-def test_a_prior_that_dies_out_leaves_finite_probabilities() -> None:
+@pytest.mark.parametrize("doubt", [0.0, 0.2])
+def test_a_prior_that_dies_out_leaves_finite_probabilities(doubt: float) -> None:
     sure = torch.log_softmax(torch.tensor([[900.0, 0.0, -900.0]] * 5), dim=1)
     mixed = torch.log_softmax(torch.tensor([[900.0, 0.0, -900.0]] * 50 + [[-3000.0, 0.0, -900.0]]), dim=1)
-    for posterior in correct_priors([sure, mixed], uniform(3), max_steps=1000, tolerance=0.0):
+    for posterior in correct_priors([sure, mixed], uniform(3), doubt=doubt, max_steps=1000, tolerance=0.0):
         assert torch.isfinite(posterior).all()
         torch.testing.assert_close(posterior.sum(dim=1), torch.ones(len(posterior)).double())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_doubt_buries_labels_that_live_on_sure_errors_and_costs_a_calibrated_classifier_nothing(seed: int) -> None:
+    # Labels 0 and 1 of ten. Sharpness 1 is the Bayes posterior of these scores; a model of sharpness 2 is too sure.
+    rng, gain = np.random.default_rng(seed), 2.5
+    labels = torch.from_numpy(rng.integers(0, 2, 600))
+    z = torch.from_numpy(rng.normal(0, 1, (600, 10)))
+    z[torch.arange(600), labels] += gain
+    found: dict[int, tuple[float, float, float]] = {}
+    for sharpness in (1, 2):
+        scores = torch.log_softmax(sharpness * gain * z, dim=1)
+        (plain,), (guarded,) = (correct_priors([scores], uniform(10), doubt=doubt) for doubt in (0.0, 0.15))
+        right = [float((posterior.argmax(dim=1) == labels).double().mean()) for posterior in (plain, guarded)]
+        found[sharpness] = (right[0], right[1], float(guarded.mean(dim=0)[2:].sum()))
+    assert found[1][1] >= found[1][0]
+    assert found[2][1] > found[2][0] + 0.02
+    assert max(found[1][2], found[2][2]) < 0.02
