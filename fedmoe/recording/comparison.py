@@ -55,8 +55,8 @@ class Row:
         seeds: the seeds, ascending.
         accuracies: mean accuracy over unseen clients, a seed each, in [0, 1].
         worst: mean accuracy of the worst tenth of the unseen clients, likewise.
-        traffic: bytes of a whole run (once, down and up), mean over seeds; 0 for what sends nothing.
-        seconds: of a round (median), mean over seeds; 0 where nothing is trained or it was not told.
+        traffic: bytes of a whole run (once, down and up), likewise; 0 for what sends nothing.
+        seconds: of a round (median), likewise; 0 where nothing is trained or it was not told.
         is_main: whether it is what the runs are about, rather than a baseline.
         measures: what else is told of the method, a table a seed, by the names in `MEASURES` and, for each number of
             samples, `cold_start_10`; some are timings, so equal rows may differ in them.
@@ -67,8 +67,8 @@ class Row:
     seeds: tuple[int, ...]
     accuracies: tuple[float, ...]
     worst: tuple[float, ...]
-    traffic: float
-    seconds: float
+    traffic: tuple[float, ...]
+    seconds: tuple[float, ...]
     is_main: bool
     measures: tuple[Mapping[str, float | None], ...] = field(default=(), compare=False)
 
@@ -159,7 +159,7 @@ def comparison_table(rows: Sequence[Row], against: str = "") -> Table:
         f"%, mean ± std over seeds; worst decile: of the unseen clients; difference: to {reference.method}, "
         f"{reference.prediction}, paired by seed, with its 95 % interval; seconds: of a round"
     )
-    table = Table(title="accuracy on unseen clients", title_style="bold", caption=caption, caption_justify="left")
+    table = Table(title="accuracy on unseen clients", title_style="bold", caption=Text(caption), caption_justify="left")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("method", "prediction") else "right", overflow="fold")
     for row in rows:
@@ -177,17 +177,21 @@ def to_markdown(rows: Sequence[Row], against: str = "") -> str:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Returns a line for each row and seed; accuracies in [0, 1], experts counted; empty where a method has none."""
+    """Returns a line for each row and seed; accuracies in [0, 1], experts counted; empty where a method has none.
+
+    `std_over_clients` is that of the accuracies of one seed's unseen clients.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ("method", "prediction", "seed", "accuracy", "worst_decile", "traffic_bytes", "round_seconds")
     told_of = {name for row in rows for told in row.measures for name in told if name.startswith(COLD)}
     names = (*MEASURES, *sorted(told_of, key=lambda name: int(name.removeprefix(COLD))))
-    writer.writerow((*head, *names))
+    writer.writerow((*head, *("std_over_clients" if name == "std" else name for name in names)))
     for row in rows:
         measures = row.measures or ({},) * len(row.seeds)
-        for seed, accuracy, worst, told in zip(row.seeds, row.accuracies, row.worst, measures, strict=True):
-            own = (row.method, row.prediction, seed, accuracy, worst, round(row.traffic), row.seconds)
+        by_seed = zip(row.seeds, row.accuracies, row.worst, row.traffic, row.seconds, measures, strict=True)
+        for seed, accuracy, worst, traffic, seconds, told in by_seed:
+            own = (row.method, row.prediction, seed, accuracy, worst, traffic or None, seconds or None)
             writer.writerow((*own, *(told.get(name) for name in names)))
     return out.getvalue()
 
@@ -224,8 +228,8 @@ def _cells(row: Row, reference: Row) -> tuple[str, ...]:
         f"{100 * np.mean(row.worst):.1f}",
         gap,
         str(len(values)),
-        bytes_text(row.traffic) if row.traffic else "-",
-        f"{row.seconds:.3g}" if row.seconds else "-",
+        bytes_text(float(np.mean(row.traffic))) if any(row.traffic) else "-",
+        f"{np.mean(row.seconds):.3g}" if any(row.seconds) else "-",
     )
 
 
@@ -284,8 +288,8 @@ def _row(
         seeds=tuple(summary["seed"] for summary in summaries),
         accuracies=tuple(own["mean"] for own in figures),
         worst=tuple(own["worst_decile"] for own in figures),
-        traffic=float(np.mean([sum(s["bytes"]["by_method"].get(method, {}).values()) for s in summaries])),
-        seconds=float(np.mean([s["seconds"].get("by_method", {}).get(method, 0.0) for s in summaries])),
+        traffic=tuple(sum(s["bytes"]["by_method"].get(method, {}).values()) for s in summaries),
+        seconds=tuple(s["seconds"].get("by_method", {}).get(method, 0.0) for s in summaries),
         is_main=is_main,
         measures=tuple(_measures(method, part, variant, summary) for summary in summaries),
     )

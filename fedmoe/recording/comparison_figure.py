@@ -42,6 +42,9 @@ def draw_comparison(paths: Sequence[Path]) -> Figure:
             axes.set_xlabel("sent so far, both ways (GB)")
             axes.set_ylabel("accuracy on unseen clients (%)")
             axes.grid(axis="y")
+        bounds = [axes.get_ylim() for axes in panels]
+        for axes in panels:
+            axes.set_ylim(min(low for low, _ in bounds), max(high for _, high in bounds))
         panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from fedmoe.cli import main
 from fedmoe.errors import RunFolderError
 from fedmoe.recording.comparison import (
     Difference,
@@ -22,6 +23,7 @@ from fedmoe.recording.comparison import (
     to_markdown,
 )
 from fedmoe.recording.comparison_figure import draw_comparison
+from fedmoe.recording.found_runs import find_runs
 from fedmoe.recording.run_folder import RunFolder
 from fedmoe.settings import from_flat
 from tests.small import rounds_of, run_small, small_config
@@ -52,7 +54,7 @@ def test_seeds_are_put_together_and_other_settings_kept_apart(tmp_path: Path) ->
     first = rows["FedJETs [gate.name=mlp]", "zero-shot"]
     assert first.seeds == (0, 1)
     assert first.accuracies == (0.8, 0.9)
-    assert first.traffic == 6
+    assert first.traffic == (6, 6)
     assert rows["FedJETs [gate.name=random]", "zero-shot"].accuracies == (0.5, 0.5)
 
 
@@ -66,7 +68,48 @@ def test_the_terminal_shows_the_tags(tmp_path: Path) -> None:
     console = Console(width=120, record=True, file=StringIO())
     runs = [finished(tmp_path / "a", 0, 0.8), finished(tmp_path / "b", 0, 0.7, gate__name="random")]
     console.print(comparison_table(compare_runs(runs)))
-    assert "[gate.name=random]" in console.export_text()
+    console.print(comparison_table(compare_runs(runs), against="FedJETs [gate.name=r"))
+    text = console.export_text()
+    assert "[gate.name=random]" in text
+    assert "difference: to FedJETs [gate.name=random]" in " ".join(text.split())
+
+
+def test_folders_stand_for_the_runs_below_files_are_passed_over_and_unfinished_runs_left_out(tmp_path: Path) -> None:
+    runs = [finished(tmp_path / "sweep" / f"seed={seed}" / "run", seed, 0.5) for seed in (0, 1)]
+    (tmp_path / "sweep" / "seed=0" / "log.txt").write_text("")
+    assert find_runs([tmp_path / "sweep"]) == (runs, [])
+    assert find_runs([*(tmp_path / "sweep" / "seed=0").iterdir(), runs[1], tmp_path]) == (runs, [])
+    (runs[1] / "summary.json").unlink()
+    assert find_runs([tmp_path]) == (runs[:1], runs[1:])
+    with pytest.raises(RunFolderError, match="must be finished"):
+        find_runs([runs[1]])
+    with pytest.raises(RunFolderError, match=r"must hold settings\.yaml"):
+        find_runs([runs[0], tmp_path / "none"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunFolderError, match=r"must hold settings\.yaml"):
+        find_runs([tmp_path / "empty"])
+
+
+def test_the_command_tells_what_it_left_out_and_wrote_into_folders_that_it_makes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [finished(tmp_path / "sweep" / f"seed={seed}" / "run", seed, 0.5) for seed in (0, 1, 2)]
+    (runs[1] / "summary.json").unlink()
+    summary = json.loads((runs[2] / "summary.json").read_text())
+    summary["bytes"]["by_method"]["fedjets"]["up"] = 30
+    summary["seconds"]["by_method"]["fedjets"] = 0.75
+    (runs[2] / "summary.json").write_text(json.dumps(summary))
+    file = tmp_path / "new" / "folder" / "rows.csv"
+    monkeypatch.setattr("sys.argv", ["fedmoe", "compare", str(tmp_path / "sweep"), "--csv", str(file), "--markdown"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    told = capsys.readouterr()
+    assert "| 50.0 ± 0.0 | 50.0 | - | 2 | 20 B | 0.5 |" in told.out
+    assert f"left out, not finished: {runs[1]}" in told.err
+    lines = [line for line in csv.DictReader(StringIO(file.read_text())) if line["prediction"] == "zero-shot"]
+    assert [(line["traffic_bytes"], line["round_seconds"]) for line in lines] == [("6", "0.25"), ("33", "0.75")]
+    assert "std_over_clients" in lines[0]
 
 
 def test_markdown_holds_mean_and_sample_standard_deviation(tmp_path: Path) -> None:
@@ -87,7 +130,8 @@ def test_the_same_run_twice_other_partitions_and_unfinished_runs_are_refused(tmp
 
 def row(name: str, accuracies: dict[int, float]) -> Row:
     values = tuple(accuracies.values())
-    return Row(name, "the model", tuple(accuracies), values, values, 1.0, 0.0, True)
+    ones, zeros = (1.0,) * len(values), (0.0,) * len(values)
+    return Row(name, "the model", tuple(accuracies), values, values, ones, zeros, True)
 
 
 def test_differences_are_paired_by_seed_with_students_interval() -> None:
@@ -116,8 +160,8 @@ def test_csv_has_a_line_a_row_and_seed() -> None:
     assert lines[0].split(",")[:4] == ["method", "prediction", "seed", "accuracy"]
     nothing = "," * lines[0].count(",")
     assert [line.rstrip(",") for line in lines[1:]] == [
-        '"a, b",the model,0,0.5,0.5,1,0.0',
-        '"a, b",the model,3,0.25,0.25,1,0.0',
+        '"a, b",the model,0,0.5,0.5,1.0',
+        '"a, b",the model,3,0.25,0.25,1.0',
     ]
     assert all(line.replace('"a, b"', "").count(",") == len(nothing) for line in lines[1:])
 
@@ -132,7 +176,7 @@ def test_csv_has_the_measures_of_each_run(tmp_path: Path) -> None:
         assert float(ours[name]) == routing[name]
     assert int(ours["dead_experts"]) == len(routing["dead_experts"])
     assert int(ours["untrained_experts"]) == len(routing["untrained_experts"])
-    assert float(ours["std"]) == summary["methods"]["fedjets"]["zero_shot"]["std"]
+    assert float(ours["std_over_clients"]) == summary["methods"]["fedjets"]["zero_shot"]["std"]
     assert float(ours["personalise_seconds"]) == summary["seconds"]["personalise"]["fedjets"] > 0
     dense, common = by_title["FedAvg", "the model"], by_title["Common expert", "alone"]
     assert dense["routing_stability"] == common["routing_stability"] == common["personalise_seconds"] == ""
@@ -158,6 +202,7 @@ def test_the_figure_has_a_line_for_each_method_over_the_bytes_that_it_has_sent(t
         for seed in (0, 1)
     ]
     left, right = draw_comparison(runs).axes
+    assert left.get_ylim() == right.get_ylim()
     for axes, variant in ((left, "zero_shot"), (right, "zero_shot_em")):
         assert len(axes.lines) == 2
         for line, pair in zip(axes.lines, (runs[:2], runs[2:]), strict=True):
