@@ -22,6 +22,7 @@ from benchmarks.regime_grid import REGIMES, TRANSFERS, parts_of
 from benchmarks.regime_settings import chosen, config_of, map_parser
 from benchmarks.regime_table import Cell, read_csv, summary_rows, told_interval
 from benchmarks.seeds import seeds_of
+from fedmoe.cli import told_in_a_line
 from fedmoe.errors import SettingsError
 from fedmoe.evaluation.prior_em import correct_priors
 from fedmoe.flower.preparation import Preparation
@@ -185,4 +186,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_a_line():
+        main()

@@ -18,6 +18,7 @@ from rich.table import Table
 from benchmarks.regime_grid import REGIMES, Regime, parts_of
 from benchmarks.regime_settings import chosen, config_of, map_parser
 from benchmarks.seeds import seeds_of
+from fedmoe.cli import told_in_a_line
 from fedmoe.data.contracts import Ids
 from fedmoe.data.fingerprints import Fingerprints
 from fedmoe.federation.grouping import ClientPrint, Groups, clustered, find_groups, print_of
@@ -199,4 +200,5 @@ def prepared(regime: Regime, seed: int, fashion: str, cifar: str, more: Sequence
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_a_line():
+        main()

@@ -14,6 +14,7 @@ from benchmarks.regime_grid import REGIMES, parts_of
 from benchmarks.regime_settings import SIMULATION, chosen, config_of, map_parser
 from benchmarks.regime_table import Cell, cells_of, draw, is_told, markdown, read_csv, write_csv
 from benchmarks.seeds import seeds_of
+from fedmoe.cli import told_in_a_line
 from fedmoe.errors import SettingsError, SweepError
 from fedmoe.flower.devices import usable_cores
 from fedmoe.flower.methods import methods_of
@@ -139,4 +140,5 @@ def _tell(console: Console, told: Told) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_a_line():
+        main()

@@ -1,6 +1,8 @@
 """The command line: one simulation, many of them, and what came out."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +11,7 @@ from rich.console import Console
 
 from fedmoe.errors import FedmoeError
 
-__all__ = ["main"]
+__all__ = ["main", "told_in_a_line"]
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -120,9 +122,16 @@ def personalize(
 
 
 def main() -> None:
-    """Runs the command line; a failure that fedmoe explains itself is one line on the error stream, exit status 2."""
-    try:
+    """Runs the command line."""
+    with told_in_a_line():
         cli()
+
+
+@contextlib.contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """Makes a failure that fedmoe explains itself one line on the error stream, and exit status 2."""
+    try:
+        yield
     except FedmoeError as error:
         Console(stderr=True).print(f"fedmoe: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
         sys.exit(2)

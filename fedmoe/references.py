@@ -10,13 +10,14 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from fedmoe.errors import ReferenceError_, nearest_hint
 
-__all__ = ["known_names", "load_plugin", "short_name", "source_of"]
+__all__ = ["file_hashes", "known_names", "load_plugin", "short_name", "source_of"]
 
 
 def known_names(package: str) -> list[str]:
@@ -95,6 +96,36 @@ def source_of(plugin: Any) -> bytes:
     parts = inspect.getmro(plugin) if isinstance(plugin, type) else (plugin,)
     files = sorted({inspect.getfile(part) for part in parts if part.__module__.split(".")[0] not in foreign})
     return b"".join(Path(file).read_bytes() for file in files)
+
+
+def file_hashes(values: Iterable[object]) -> dict[str, str]:
+    """Returns the SHA-256, in hex, of the file that each reference among a run's settings names.
+
+    So a run can tell later by which version of a person's own files it was made. Short names are left out, for they
+    are fedmoe's, whose commit is known; what a file imports is not looked at.
+
+    Args:
+        values: of settings; what is no reference to a file or module that exists is passed over.
+    """
+    parts = (part.strip() for value in values if isinstance(value, str) for part in value.split(","))
+    files = {part: file for part in parts if (file := _file_of(part)) is not None}
+    return {reference: hashlib.sha256(file.read_bytes()).hexdigest() for reference, file in files.items()}
+
+
+def _file_of(reference: str) -> Path | None:
+    where, _, attribute = reference.rpartition(":")
+    if not where or not attribute.isidentifier():
+        return None
+    if where.endswith(".py"):
+        file = Path(where).expanduser()
+        return file if file.is_file() else None
+    if not all(word.isidentifier() for word in where.split(".")):
+        return None
+    try:
+        spec = importlib.util.find_spec(where)
+    except ModuleNotFoundError:  # of a package that it would be in
+        return None
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 
 def _module(kind: str, name: str) -> ModuleType:

@@ -1,3 +1,4 @@
+import hashlib
 import importlib
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 
 from fedmoe.errors import ReferenceError_, SettingsError
 from fedmoe.moe.gates.mlp import MLPGate
-from fedmoe.references import known_names, load_plugin
+from fedmoe.references import file_hashes, known_names, load_plugin
 
 PACKAGES = {
     "gate": "fedmoe.moe.gates",
@@ -98,3 +99,17 @@ def test_a_module_that_lacks_a_dependency_is_not_called_missing(
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
         load_plugin("gate", "fedmoe.moe.gates", "needs_more:Thing")
+
+
+def test_of_the_settings_those_that_name_a_file_or_a_module_are_hashed_by_what_stands_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("class Mine: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    by_path, by_name = f"{file}:Mine", "mine:Mine"
+    others = ["fedjets", "s3:bucket", "no.such.package:Class", "/nowhere/mine.py:Mine", "a:b c", 3, "sys:path"]
+    found = file_hashes([f"fedavg, {by_path}", by_name, *others])
+    assert found == dict.fromkeys((by_path, by_name), hashlib.sha256(b"class Mine: ...\n").hexdigest())
+    file.write_text("class Mine: pass\n")
+    assert file_hashes([by_path])[by_path] != found[by_path]

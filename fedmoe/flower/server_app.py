@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmoe.errors import FedmoeError, RunFolderError, SettingsError
 from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint, set_up_torch
-from fedmoe.flower.methods import methods_of, unused_tables, works_over
+from fedmoe.flower.methods import Method, methods_of, unused_tables, works_over
 from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
 from fedmoe.flower.results import (
     client_table,
@@ -36,10 +36,14 @@ from fedmoe.recording.run_folder import (
     create_run_folder,
     open_run_folder,
 )
+from fedmoe.recording.run_lock import only_writer
 from fedmoe.recording.tensorboard import TensorBoardLogger
-from fedmoe.settings import Settings, from_flat
+from fedmoe.references import file_hashes
+from fedmoe.settings import Settings, from_flat, to_flat
 
 __all__ = ["app", "run"]
+
+STALE = 0.1  # share of the first round's model in a moving average from which on it is told
 
 app = ServerApp()
 
@@ -73,7 +77,21 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     set_up_torch(settings.train.threads, settings.deterministic)  # as in the nodes, for what the server evaluates
     roster = call_roster(grid)
     folder = old or create_run_folder(output_folder(settings), settings.simulation, methods[0].name, settings.seed)
-    main = methods[0].strategy
+    header = _header(folder, methods, preparation, roster)
+    with only_writer(folder.path) as warnings:
+        header["notes"] += warnings
+        if old is not None:
+            _check_same_data(old, header)
+            header["notes"] += changed_note(old, settings)
+        else:
+            _write_beginnings(folder, preparation, header, roster)
+        _train_and_test(folder, methods, preparation, grid, header, console, started)
+    return folder.path
+
+
+def _header(folder: RunFolder, methods: Sequence[Method], preparation: Preparation, roster: Roster) -> dict[str, Any]:
+    """Returns what is told at the start of a run, notes on its settings included."""
+    settings, main = preparation.settings, methods[0].strategy
     header = header_table(
         preparation,
         [method.name for method in methods],
@@ -82,12 +100,27 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
         main.pool_size(settings) if isinstance(main, ExpertStrategy) else 1,
         (main.gate or settings.gate.name) if isinstance(main, ExpertStrategy) and main.has_gate else "none",
     )
-    header["notes"] += [*_hints(roster, settings), *_vote_note(settings), *_drift_note(settings)]
+    header["notes"] += [
+        *_hints(roster, settings),
+        *_vote_note(settings),
+        *_average_note(settings),
+        *_drift_note(settings),
+    ]
     header["notes"] += [*works_over(methods), *unused_tables(settings, methods)]
-    if old is not None:
-        _check_same_data(old, header)
-    else:
-        _write_beginnings(folder, preparation, header, roster)
+    return header
+
+
+def _train_and_test(
+    folder: RunFolder,
+    methods: Sequence[Method],
+    preparation: Preparation,
+    grid: Grid,
+    header: Mapping[str, Any],
+    console: ConsoleLogger,
+    started: float,
+) -> None:
+    """Runs the rounds that are left of each method, and writes what came out."""
+    settings = preparation.settings
     done = {method.name: rounds_done(method, folder) for method in methods}
     loggers: list[RunLogger] = [console, TensorBoardLogger(folder.path, done)]
     for logger in loggers:
@@ -103,17 +136,25 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     write_report(folder.path)
     for logger in loggers:
         logger.end(summary)
-    return folder.path
 
 
 def _write_beginnings(folder: RunFolder, preparation: Preparation, header: Mapping[str, Any], roster: Roster) -> None:
     """Writes what is known before the first round; a resumed run keeps what it began with."""
     folder.write_partition(partition_table(preparation))
-    facts = {"nodes": len(roster.node_ids), "devices": list(roster.devices)}
+    sources = file_hashes(to_flat(preparation.settings).values())
+    facts = {"nodes": len(roster.node_ids), "devices": list(roster.devices), "sources": sources}
     same = {name: header[name] for name in ("dataset", "partition", "common_expert")}
     folder.write_environment(describe_environment(facts | same))
     # last, and written whole: a folder without it cannot be gone on with, so that one with it has all of the above
     folder.write_settings(preparation.settings)
+
+
+def changed_note(old: RunFolder, settings: Settings) -> list[str]:
+    """Returns a sentence for each file named in the settings that is another one than when the run began."""
+    begun = (old.read_json("environment.json") or {}).get("sources", {})
+    now = file_hashes(to_flat(settings).values())
+    changed = [reference for reference, digest in begun.items() if now.get(reference) != digest]
+    return [f"{reference} has changed since this run began: its rounds are of both versions" for reference in changed]
 
 
 def output_folder(settings: Settings) -> Path:
@@ -142,6 +183,19 @@ def _drift_note(settings: Settings) -> list[str]:
 def _vote_note(settings: Settings) -> list[str]:
     share = settings.evaluate.common_vote
     return [f"The common expert has a vote of {share:.0%} in every prediction of every method."] if share else []
+
+
+def _average_note(settings: Settings) -> list[str]:
+    """Returns a sentence where the moving average that is tested is still much of what the first round left."""
+    decay, rounds = settings.evaluate.ema, settings.num_server_rounds
+    left = decay ** (rounds - 1) if decay else 0.0
+    if left <= STALE:
+        return []
+    text = (
+        f"evaluate.ema={decay:g}: after {rounds} rounds the average that is tested is still {left:.0%} the model of "
+        "the first round; more rounds, or evaluate.ema=0.0, test what was trained"
+    )
+    return [text]
 
 
 def _hints(roster: Roster, settings: Settings) -> list[str]:

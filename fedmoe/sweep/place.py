@@ -9,6 +9,7 @@ from typing import Any
 
 from fedmoe.errors import RunFolderError
 from fedmoe.recording.run_folder import DEFAULT_OUTPUT, folder_name, open_run_folder
+from fedmoe.references import file_hashes
 from fedmoe.settings import from_flat, to_flat
 from fedmoe.sweep.grid import Point
 
@@ -40,20 +41,28 @@ class Place:
         """Returns the run folder that was begun last, if any.
 
         Raises:
-            RunFolderError: a run of other settings stands there.
+            RunFolderError: a run of other settings stands there, or of a file that has changed since.
         """
         begun = sorted(file.parent for file in self.path.glob("*/settings.yaml"))
         if not begun:
             return None
+        folder = open_run_folder(begun[-1])
         found, wanted = (
             {key: value for key, value in to_flat(settings).items() if key not in FREE}
-            for settings in (open_run_folder(begun[-1]).read_settings(), from_flat(dict(self.config)))
+            for settings in (folder.read_settings(), from_flat(dict(self.config)))
         )
         if other := next((key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)), None):
             raise RunFolderError(
                 f"'{begun[-1]}' must be a run of this sweep, but its {other} is {found.get(other)!r}, here "
                 f"{wanted.get(other)!r}; hint: another --output"
             )
+        now = file_hashes(wanted.values())
+        for reference, digest in (folder.read_json("environment.json") or {}).get("sources", {}).items():
+            if now.get(reference) != digest:
+                raise RunFolderError(
+                    f"'{begun[-1]}' was begun with another version of {reference} than the file there now; hint: "
+                    "another --output, so that no table mixes the two"
+                )
         return begun[-1]
 
     def done(self) -> Path | None:

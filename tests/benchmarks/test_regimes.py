@@ -1,6 +1,8 @@
 """The map of regimes: equal bytes by construction, the best rival under its best prediction, and one toy map."""
 
 import csv
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,3 +144,12 @@ def test_the_groups_of_toy_regimes_are_told(capsys: pytest.CaptureFixture[str]) 
     assert [cells[REGIMES[name].title][1] for name in ("iid", "concept")] == ["1", "1"]
     assert cells[REGIMES["iid"].title][4] == "5", "k-means finds as many groups as it is told"
     assert "(" in cells[REGIMES["rotated"].title][1]
+
+
+@pytest.mark.parametrize("command", ["regimes", "groups", "ceilings"])
+def test_a_wrong_word_is_told_in_a_line(command: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", f"benchmarks.{command}", "--only", "^nowhere$"]
+    more = ["--output", str(tmp_path)] if command == "regimes" else []
+    done = subprocess.run([*words, *more], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("fedmoe: --only must fit a regime's name, got '^nowhere$'")

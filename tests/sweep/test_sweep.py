@@ -13,6 +13,8 @@ import pytest
 
 from fedmoe.errors import FedmoeError, RunFolderError, SweepError
 from fedmoe.flower.local_run import read_config
+from fedmoe.flower.server_app import changed_note
+from fedmoe.recording.run_folder import open_run_folder
 from fedmoe.sweep.command import places_of, run_sweep
 from fedmoe.sweep.place import sweep_folder
 from fedmoe.sweep.running import Told, run_all
@@ -169,3 +171,23 @@ def test_runs_at_a_time_share_the_cores(tmp_path: Path) -> None:
     (alone,), (beside,) = (places_of(QUICKSTART, ["seed=0"], tmp_path, [SHORT], jobs=n) for n in (1, cores + 1))
     assert alone.config["train.workers"] == 0
     assert beside.config["train.workers"] == 1
+
+
+def test_a_run_of_a_file_that_has_changed_since_is_refused_and_a_resumed_one_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, output = tmp_path / "mine.py", tmp_path / "out"
+    file.write_text("from strategies.fedavg import FedAvg\n\n\nclass Mine(FedAvg): ...\n")
+    grid = [f"strategy.name={file}:Mine seed=0"]
+    short = SHORT.replace("evaluate.baselines='fedavg'", "")
+    run_sweep(QUICKSTART, grid, output, [short], jobs=1)
+    (place,) = places_of(QUICKSTART, grid, output, [short], jobs=1)
+    run = place.done()
+    assert run is not None
+    settings = open_run_folder(run).read_settings()
+    assert changed_note(open_run_folder(run), settings) == []
+    file.write_text(file.read_text() + "# edited\n")
+    with pytest.raises(RunFolderError, match=r"another version of .*mine\.py:Mine"):
+        places_of(QUICKSTART, grid, output, [short], jobs=1)
+    (note,) = changed_note(open_run_folder(run), settings)
+    assert "mine.py:Mine has changed since this run began" in note
