@@ -89,12 +89,15 @@ def _card(found: Personalized, row: int, colours: Sequence[str]) -> str:
     chosen = int(found.chosen[row])
     who = _chip(chosen, colours[chosen]) if chosen >= 0 else "mixture" if chosen == MIXTURE else "common expert"
     sure = percent(float(found.probabilities[row, answer]), 0)
+    name = found.files[row] if found.files else f"image {row}"
+    under = f"<br>{words(name)}" if found.files else ""
     before = f"alone: {found.class_names[alone]}, {percent(float(found.ways['plain'].probabilities[row, alone]), 0)}"
     return (
-        f'<div class="card {kind}"><img alt="image {row}" src="data:image/png;base64,{png(found.images[row])}">'
+        f'<div class="card {kind}"><img alt="{words(name)}" title="{words(name)}" '
+        f'src="data:image/png;base64,{png(found.images[row])}">'
         f"<b>{words(found.class_names[answer])}</b> {words(sure)}{truth}<br>"
         f"{who if len(found.scores) > 1 else 'the model'}<br>"
-        f'<span class="soft">{words(before)}</span>{_strip(found, row, colours)}</div>'
+        f'<span class="soft">{words(before)}{under}</span>{_strip(found, row, colours)}</div>'
     )
 
 

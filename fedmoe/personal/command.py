@@ -11,6 +11,7 @@ from rich.text import Text
 from fedmoe.errors import SettingsError
 from fedmoe.flower.results import dataset_table
 from fedmoe.personal.album import write_page
+from fedmoe.personal.answers import write_answers
 from fedmoe.personal.personalized import Personalized
 from fedmoe.personal.personalizer import Personalizer
 from fedmoe.personal.wording import accuracy_rows, cost_rows, headline
@@ -55,7 +56,9 @@ def run_personalize(
     record = {"dataset": dataset_table(trained.preparation)}
     file = output or trained.folder.path / "personalized" / f"{trained.name}-{name}.html"
     page = write_page(found, file, record)
+    answers = write_answers(found, page.with_suffix(".csv"))
     _tell(console, found, stand_in_warning(record))
+    _plain(console, f"each image's answer: {answers}")
     _plain(console, f"page: {page}")
     return page
 

@@ -46,10 +46,12 @@ class Personalized:
         chosen: int64 (B,): the expert that answered each sample; `MIXTURE` (-1) where the mixture of all held ones did,
             `COMMON` (-2) where the common expert did, on which some gates fall back.
         ways: figure -> predictions: `plain` and `em` (the common expert alone, without and with prior correction),
-            `zero_shot` (the method's own way), `mixture`, and `..._em`.
+            `zero_shot` (the method's own way), `mixture`, and `..._em`; with `evaluate.doubt` `guarded` and
+            `..._guarded` too.
         bytes: `common` (once; 0 where the method needs none), `gate`, `experts`, and `pool`: all experts, not fetched.
         seconds: measured: `embed`, `rank`, `fetch`, `predict`, `correct` (the prior correction).
         notes: what a person must know.
+        files: each image's path in the folder or archive that it came from; empty where it came from none.
     """
 
     who: str
@@ -68,6 +70,11 @@ class Personalized:
     bytes: Mapping[str, int]
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
+    files: tuple[str, ...] = ()
+
+    def name_of(self, row: int) -> str:
+        """Returns what an image is called: its file, else its number."""
+        return self.files[row] if self.files else str(row)
 
     @property
     def predictions(self) -> NDArray[np.int64]:

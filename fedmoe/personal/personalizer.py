@@ -115,7 +115,8 @@ class Personalizer:
         rows = self._drawn(len(own.images), samples, seed)
         labels = None if own.labels is None else own.labels[rows]
         who = f"the owner of {len(rows)} pictures in {Path(path).expanduser().absolute().name}"
-        return self.images(own.images[rows], labels, who=who, notes=own.notes)
+        files = [own.files[row] for row in rows]
+        return self.images(own.images[rows], labels, who=who, notes=own.notes, files=files)
 
     def images(
         self,
@@ -124,6 +125,7 @@ class Personalizer:
         *,
         who: str = "the owner of these images",
         notes: Sequence[str] = (),
+        files: Sequence[str] = (),
     ) -> Personalized:
         """Returns what the owner of these images gets.
 
@@ -132,6 +134,7 @@ class Personalizer:
             labels: int64 (B,), to count right answers; `None`: not known.
             who: their owner, in words.
             notes: what a person must know of them.
+            files: a name an image, as the page shall tell them; empty: they are numbered.
 
         Raises:
             DataError: images of another shape or type, or none.
@@ -147,6 +150,8 @@ class Personalizer:
         if labels is not None and not (labels.shape == (len(images),) and np.isin(labels, range(num_classes)).all()):
             raise DataError(f"labels must be one an image, 0 to {num_classes - 1}, got {list(labels.shape)}: {labels}")
         embedding_BD, common_BC, seconds = self._embedded(images)
+        if files and len(files) != len(images):
+            raise DataError(f"files must be one an image, got {len(files)} for {len(images)} images")
         y_B = torch.full((len(images),), UNKNOWN) if labels is None else torch.tensor(labels, dtype=torch.int64)
         device, seed = self.trained.device, self._preparation.settings.seed
         read = read_by_experts(expert_reads(self._preparation.settings.experts.model), images, embedding_BD.numpy())
@@ -170,6 +175,7 @@ class Personalizer:
                 ties=ties,
                 seconds=seconds,
                 notes=tuple(notes),
+                files=tuple(files),
             )
         )
 

@@ -24,11 +24,13 @@ class OwnImages:
         images: uint8 (N, channels, height, width).
         labels: int64 (N,), or `None` where they are not known.
         notes: what was done to them, and why there are no labels.
+        files: each picture's path in the folder or archive.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     notes: tuple[str, ...]
+    files: tuple[str, ...]
 
 
 def open_images(path: Path, shape: Sequence[int], class_names: Sequence[str]) -> OwnImages:
@@ -54,7 +56,8 @@ def open_images(path: Path, shape: Sequence[int], class_names: Sequence[str]) ->
         )
     images = np.stack([_fitted(picture, shape) for picture in pictures])
     labels, why = _labels(pictures, class_names)
-    return OwnImages(images, labels, (*_changes(pictures, shape), *why))
+    files = tuple("/".join(picture.parts) for picture in pictures)
+    return OwnImages(images, labels, (*_changes(pictures, shape), *why), files)
 
 
 def _fitted(picture: Picture, shape: Sequence[int]) -> NDArray[np.uint8]:

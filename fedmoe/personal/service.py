@@ -47,6 +47,7 @@ class Batch:
         ties: what breaks ties among the experts.
         seconds: that the common expert took.
         notes: what a person must know of them.
+        files: where they came from, a path each; empty: from no files.
         head: which of the server's heads is the client's own; -1: not known.
     """
 
@@ -58,6 +59,7 @@ class Batch:
     ties: np.random.Generator
     seconds: float
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     head: int = -1
 
 
@@ -116,6 +118,7 @@ def serve_batch(trained: Trained, store: SampleStore, scratch: Expert, batch: Ba
         },
         seconds={**seconds, "fetch": fetching.seconds},
         notes=(*trained.notes, *_left_over(trained, answers), *batch.notes),
+        files=batch.files,
     )
 
 

@@ -52,7 +52,7 @@ def test_every_image_is_on_the_page_as_it_is_with_its_answer_and_expert(run: Pat
     assert len(cards) == len(found.images) == 60
     right = cards.count("right") / 60
     assert right == pytest.approx(found.accuracies["zero_shot"])
-    pictures = re.findall(r'alt="image (\d+)" src="data:image/png;base64,([^"]+)"', text)
+    pictures = re.findall(r'alt="image (\d+)" title="image \d+" src="data:image/png;base64,([^"]+)"', text)
     for (number, content), image in zip(pictures, found.images, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))), image[0])
         answer = found.class_names[found.predictions[int(number)]]

@@ -1,5 +1,6 @@
 """A person's own pictures: brought to the run's shape, labelled only by folders that name its classes."""
 
+import csv
 import re
 import tarfile
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedmoe.cli import main
 from fedmoe.errors import DataError, SettingsError
 from fedmoe.personal import Personalizer
 from fedmoe.personal.pictures import open_images
@@ -115,7 +117,43 @@ def test_a_clients_samples_as_files_are_served_like_the_client(place: Path, seed
     assert flat.accuracies == {}
     assert labelled.accuracies == pytest.approx(client.accuracies)
     assert labelled.who == "the owner of 60 pictures in sorted"
-    assert len(personalizer.folder(place / "flat", samples=7).images) == 7
+    assert flat.files == tuple(f"{number:03d}.png" for number in range(60))
+    assert client.files == ()
+    some = personalizer.folder(place / "flat", samples=7)
+    assert len(some.images) == len(some.files) == 7
+    for name, image in zip(some.files, some.images, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(place / "flat" / name)), image[0])
+
+
+def test_each_files_answer_stands_on_the_page_and_in_a_table_beside_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_small(place, settings=small_config(num_server_rounds=2))
+    client = Personalizer(run).client(0)
+    assert client.labels is not None
+    for number, (image, label) in enumerate(zip(client.images, client.labels, strict=True)):
+        path = place / "mine" / f"class {label}" / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(path)
+    found = Personalizer(run).folder(place / "mine")
+    page = place / "out" / "page.html"
+    words = ["fedmoe", "personalize", str(run), "--images", str(place / "mine"), "--output", str(page)]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit):
+        main()
+    assert f"each image's answer: {page.with_suffix('.csv')}" in capsys.readouterr().out
+    lines = list(csv.DictReader(page.with_suffix(".csv").read_text().splitlines()))
+    assert [line["image"] for line in lines] == list(found.files) == sorted(found.files)
+    assert all(f'alt="{line["image"]}"' in page.read_text() for line in lines)
+    answers = [found.class_names[label] for label in found.predictions]
+    assert [line["answer"] for line in lines] == answers
+    assert [line["label"] for line in lines] == [line["image"].split("/")[0] for line in lines]
+    right = [line["answer"] == line["label"] for line in lines]
+    assert sum(right) / len(right) == pytest.approx(found.accuracies["zero_shot"])
+    alone = [line["alone"] == line["label"] for line in lines]
+    assert sum(alone) / len(alone) == pytest.approx(found.accuracies["plain"])
+    assert {int(line["expert"]) for line in lines} <= set(found.experts)
+    assert [float(line["probability"]) for line in lines] == pytest.approx(found.probabilities.max(axis=1), abs=1e-4)
 
 
 def test_a_gate_by_lot_serves_pictures_and_one_that_is_told_the_group_cannot(place: Path) -> None:
