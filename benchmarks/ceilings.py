@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from benchmarks.groups import looks, prepared
+from benchmarks.regime_cells import Cell, read_csv
 from benchmarks.regime_grid import REGIMES, TRANSFERS, parts_of
+from benchmarks.regime_rows import summary_rows
 from benchmarks.regime_settings import chosen, config_of, map_parser
-from benchmarks.regime_table import Cell, read_csv, summary_rows, told_interval
+from benchmarks.regime_table import told_interval
 from benchmarks.seeds import seeds_of
 from fedmoe.cli import told_in_a_line
 from fedmoe.errors import SettingsError

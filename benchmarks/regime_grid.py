@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["METHODS", "REGIMES", "Part", "Regime", "Value", "parts_of"]
+__all__ = ["METHODS", "REGIMES", "Part", "Regime", "Value", "guest_parts_of", "parts_of", "routed_terms"]
 
 Value = bool | int | float | str
 
@@ -14,6 +14,7 @@ ALWAYS: Mapping[str, Value] = {
     "train.trainer": "stacked",
     "train.stack": 15,
 }
+ADJUSTED: Mapping[str, Value] = {"train.logit-adjustment": True}
 TRANSFERS = 15  # experts that go to clients, and come back, in a round: of every method
 LABELS, DOMAINS = "label skew", "domains"
 
@@ -123,11 +124,11 @@ class Part:
     start: str = "random"
 
 
-def parts_of(regime: Regime, seed: int, fashion: str, cifar: str) -> list[Part]:
-    """Returns the runs that give all methods of a regime: those that share all settings are trained in one.
+def routed_terms(regime: Regime, seed: int, fashion: str, cifar: str) -> dict[str, Value]:
+    """Returns FedJETs' settings in a regime, by which everybody's bytes are dealt.
 
     Each method moves 15 experts a round: FedJETs sends two to a normal client where it has to tell label groups, one
-    where clients live in one domain each. FedJETs is trained from random experts and from the common expert.
+    where clients live in one domain each.
 
     Args:
         regime: which.
@@ -138,15 +139,22 @@ def parts_of(regime: Regime, seed: int, fashion: str, cifar: str) -> list[Part]:
     whole = regime.settings.get("data.name") == "three_sources"
     base = {**ALWAYS, **regime.settings, "seed": seed, "data.root": cifar if whole else fashion}
     experts = regime.groups if regime.groups > 1 else 5
-    base |= {"experts.num": experts, "clients.anchors-per-round": experts}
-    routed = {**base, "experts.top-k": 1, "clients.per-round": TRANSFERS}
-    if regime.groups == 1:
-        routed |= {"experts.top-k": 2, "clients.per-round": experts + (TRANSFERS - experts) // 2}
-    adjusted: dict[str, Value] = {"train.logit-adjustment": True}
-    many = {**base, **adjusted, "clients.per-round": TRANSFERS, "experts.top-k": 1}
+    base |= {"experts.num": experts, "clients.anchors-per-round": experts, "evaluate.baselines": ""}
+    if regime.groups > 1:
+        return {**base, "experts.top-k": 1, "clients.per-round": TRANSFERS}
+    return {**base, "experts.top-k": 2, "clients.per-round": experts + (TRANSFERS - experts) // 2}
+
+
+def parts_of(regime: Regime, seed: int, fashion: str, cifar: str) -> list[Part]:
+    """Returns the runs that give all methods of a regime: those that share all settings are trained in one.
+
+    FedJETs is trained from random experts and from the common expert. For the arguments: `routed_terms`.
+    """
+    routed = routed_terms(regime, seed, fashion, cifar)
+    many = {**routed, **ADJUSTED, "clients.per-round": TRANSFERS, "experts.top-k": 1}
     ours = {**many, "strategy.name": "fedprints", "evaluate.baselines": "fedavg"}
     one = {"fedprints": "fedprints", "fedavg": "fedavg"}
-    plain: dict[str, Value] = {**routed, "strategy.name": "fedjets", "evaluate.baselines": ""}
+    plain: dict[str, Value] = {**routed, "strategy.name": "fedjets"}
     parts = [Part("fedjets", plain, {"fedjets": "fedjets"})]
     if regime.groups > 1:  # equal settings: trained in the same run
         shared = Part("fedprints", {**ours, "evaluate.baselines": "fedavg,fedjets"}, {**one, "fedjets": "fedjets-la"})
@@ -154,12 +162,26 @@ def parts_of(regime: Regime, seed: int, fashion: str, cifar: str) -> list[Part]:
     else:
         parts = [
             Part("fedprints", ours, one),
-            Part("fedjets-la", {**plain, **adjusted}, {"fedjets": "fedjets-la"}),
+            Part("fedjets-la", {**plain, **ADJUSTED}, {"fedjets": "fedjets-la"}),
             *parts,
         ]
     common: dict[str, Value] = {**plain, "experts.init": "common"}
     return [
         *parts,
         Part("fedjets-common", common, {"fedjets": "fedjets"}, "common"),
-        Part("fedjets-la-common", {**common, **adjusted}, {"fedjets": "fedjets-la"}, "common"),
+        Part("fedjets-la-common", {**common, **ADJUSTED}, {"fedjets": "fedjets-la"}, "common"),
     ]
+
+
+def guest_parts_of(regime: Regime, seed: int, fashion: str, cifar: str, guests: Mapping[str, str]) -> list[Part]:
+    """Returns the runs of strategies that are not the map's own, with logit adjustment, at FedJETs' bytes.
+
+    Args:
+        regime: which.
+        seed: of all runs.
+        fashion: `data.root` of Fashion-MNIST.
+        cifar: `data.root` of CIFAR-10's pictures.
+        guests: name -> reference. They train as many clients a round as the bytes pay for.
+    """
+    terms = {**routed_terms(regime, seed, fashion, cifar), **ADJUSTED, "clients.matched-bytes": True}
+    return [Part(f"guest-{name}", {**terms, "strategy.name": at}, {name: name}) for name, at in guests.items()]

@@ -4,29 +4,37 @@ Every regime is trained by each method with each seed; what is done already is n
 """
 
 import argparse
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 
-from benchmarks.regime_grid import REGIMES, parts_of
+from benchmarks.regime_cells import Cell, cells_of, read_csv, write_csv
+from benchmarks.regime_grid import METHODS, REGIMES, Part, guest_parts_of, parts_of
+from benchmarks.regime_rows import is_told
 from benchmarks.regime_settings import SIMULATION, chosen, config_of, map_parser
-from benchmarks.regime_table import Cell, cells_of, draw, is_told, markdown, read_csv, write_csv
+from benchmarks.regime_table import draw, markdown
 from benchmarks.seeds import seeds_of
 from fedmoe.cli import told_in_a_line
 from fedmoe.errors import SettingsError, SweepError
 from fedmoe.flower.devices import usable_cores
 from fedmoe.flower.methods import methods_of
+from fedmoe.references import short_name
 from fedmoe.settings import from_flat
 from fedmoe.sweep.grid import Point
 from fedmoe.sweep.place import Place
 from fedmoe.sweep.running import Told, run_all
 
-__all__ = ["asked_of", "main", "map_of", "places_of"]
+__all__ = ["Runs", "asked_of", "main", "map_of", "runs_of"]
 
 
-def places_of(
+Runs = dict[tuple[str, int], list[tuple[Part, Place]]]
+"""What is run of each (regime, seed)."""
+
+
+def runs_of(
     regimes: Sequence[str],
     seeds: Sequence[int],
     output: Path,
@@ -34,7 +42,8 @@ def places_of(
     more: Sequence[str],
     workers: int,
     done: Container[tuple[str, int]] = (),
-) -> dict[tuple[str, int], list[Place]]:
+    guests: Mapping[str, str] = MappingProxyType({}),
+) -> Runs:
     """Returns the runs of each (regime, seed), all settings checked.
 
     Args:
@@ -44,29 +53,28 @@ def places_of(
         roots: `data.root` of Fashion-MNIST and of CIFAR-10's pictures.
         more: settings of all runs, over the map's own.
         workers: processes a run.
-        done: (regime, seed) that are left out.
+        done: (regime, seed) of which only the guests are run.
+        guests: name -> reference.
     """
-    places: dict[tuple[str, int], list[Place]] = {}
-    for seed in seeds:
-        for name in regimes:
-            if (name, seed) in done:
-                continue
-            own = []
-            for part in parts_of(REGIMES[name], seed, *roots):
-                config = {**config_of(part, more), "train.workers": workers}
-                methods_of(from_flat(config))
-                place = Place(Point((("regime", name), ("seed", seed))), config, output / name / f"{part.name}-{seed}")
-                place.newest()
-                own.append(place)
-            places[name, seed] = own
-    return places
+    runs: Runs = {}
+    for seed, name in product(seeds, regimes):
+        parts = [] if (name, seed) in done else parts_of(REGIMES[name], seed, *roots)
+        own = []
+        for part in [*parts, *guest_parts_of(REGIMES[name], seed, *roots, guests)]:
+            config = {**config_of(part, more), "train.workers": workers}
+            methods_of(from_flat(config))
+            place = Place(Point((("regime", name), ("seed", seed))), config, output / name / f"{part.name}-{seed}")
+            place.newest()
+            own.append((part, place))
+        runs[name, seed] = own
+    return runs
 
 
-def map_of(places: dict[tuple[str, int], list[Place]], roots: tuple[str, str]) -> list[Cell]:
+def map_of(runs: Runs) -> list[Cell]:
     """Returns what the finished runs come to; FedJETs' second start counts where all seeds of a regime have it."""
     cells = []
-    for (name, seed), own in places.items():
-        done = [(part, place.done()) for part, place in zip(parts_of(REGIMES[name], seed, *roots), own, strict=True)]
+    for (name, seed), own in runs.items():
+        done = [(part, place.done()) for part, place in own]
         if all(folder is not None or part.start == "common" for part, folder in done):
             cells += cells_of(name, seed, [(part, folder) for part, folder in done if folder is not None])
     return cells
@@ -75,8 +83,23 @@ def map_of(places: dict[tuple[str, int], list[Place]], roots: tuple[str, str]) -
 def known_of(file: Path | None, regimes: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
     """Returns the cells of these regimes and seeds that a map.csv holds; of those that lack a method none."""
     cells = [cell for cell in (read_csv(file) if file else []) if cell.regime in regimes and cell.seed in seeds]
+    cells = [cell for cell in cells if cell.method in METHODS]
     whole = {at: is_told([c for c in cells if (c.regime, c.seed) == at]) for at in product(regimes, seeds)}
     return [cell for cell in cells if whole[cell.regime, cell.seed]]
+
+
+def guests_of(references: Sequence[str]) -> dict[str, str]:
+    """Returns the names of strategies that are not the map's own, each with its reference.
+
+    Raises:
+        SettingsError: one is the map's own, or two have one name.
+    """
+    guests = {short_name(reference, "strategies"): reference for reference in references}
+    if own := sorted(set(guests) & set(METHODS)):
+        raise SettingsError(f"--method must name a strategy that is not the map's own, got '{own[0]}'")
+    if len(guests) < len(references):
+        raise SettingsError(f"each --method must have a name of its own, got {', '.join(references)}")
+    return guests
 
 
 def in_order(cells: Sequence[Cell]) -> list[Cell]:
@@ -92,6 +115,12 @@ def asked_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=0, help="runs at a time; 0: one a core")
     parser.add_argument(
         "--known", type=Path, help="a map.csv: regimes and seeds that stand in it are not trained again"
+    )
+    parser.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        help="one more strategy, by name or reference (/path/file.py:Class), at the same bytes; may be given again",
     )
     parser.add_argument("--draw-only", action="store_true", help="train nothing, tell what is there")
     return parser.parse_args(arguments)
@@ -113,13 +142,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = asked.output.absolute()
     known = known_of(asked.known, regimes, seeds)
     done = {(cell.regime, cell.seed) for cell in known}
-    places = places_of(regimes, seeds, output, roots, asked.run_config, max(1, usable_cores() // jobs), done)
+    guests = guests_of(asked.method)
+    workers = max(1, usable_cores() // jobs)
+    runs = runs_of(regimes, seeds, output, roots, asked.run_config, workers, done, guests)
     console = Console()
     failed: list[Place] = []
     if not asked.draw_only:
-        runs = [place for own in places.values() for place in own]
-        failed = run_all(SIMULATION, runs, jobs, lambda told: _tell(console, told))
-    cells = in_order([*known, *map_of(places, roots)])
+        places = [place for own in runs.values() for _, place in own]
+        failed = run_all(SIMULATION, places, jobs, lambda told: _tell(console, told))
+    cells = in_order([*known, *map_of(runs)])
     if not cells:
         raise SettingsError(f"there is nothing to tell: no run of {', '.join(regimes)} is done in {output}")
     console.print(markdown(cells), soft_wrap=True, markup=False, highlight=False)

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks import groups
+from benchmarks.regime_cells import Cell, read_csv, write_csv
 from benchmarks.regime_grid import METHODS, REGIMES, TRANSFERS, parts_of
-from benchmarks.regime_table import Cell, markdown, read_csv, summary_rows, write_csv
-from benchmarks.regimes import known_of, main, places_of
+from benchmarks.regime_rows import summary_rows
+from benchmarks.regime_table import markdown
+from benchmarks.regimes import guests_of, known_of, main, runs_of
 from fedmoe.errors import DataError, SettingsError
+from fedmoe.federation.sampling import matched_count
 from fedmoe.recording.interval import interval
 from fedmoe.settings import from_flat
 
@@ -26,8 +29,7 @@ def test_every_method_is_there_once_and_moves_as_many_experts_a_round(name: str,
     assert sorted(methods) == sorted([*(set(METHODS) - {"common"}), "fedjets", "fedjets-la"])
     starts = {(part.methods.get("fedjets"), part.settings.get("experts.init", "random")) for part in parts}
     assert {(method, start) for method in ("fedjets", "fedjets-la") for start in ("random", "common")} <= starts
-    places = places_of([name], [3], tmp_path, ("", ""), (), 1)[name, 3]
-    for part, place in zip(parts, places, strict=True):
+    for part, place in runs_of([name], [3], tmp_path, ("", ""), (), 1)[name, 3]:
         settings = from_flat(dict(place.config))
         clients, experts = settings.clients, settings.experts
         routed = clients.anchors_per_round + (clients.per_round - clients.anchors_per_round) * experts.top_k
@@ -144,6 +146,62 @@ def test_the_groups_of_toy_regimes_are_told(capsys: pytest.CaptureFixture[str]) 
     assert [cells[REGIMES[name].title][1] for name in ("iid", "concept")] == ["1", "1"]
     assert cells[REGIMES["iid"].title][4] == "5", "k-means finds as many groups as it is told"
     assert "(" in cells[REGIMES["rotated"].title][1]
+
+
+def test_a_guest_has_columns_of_its_own_and_does_not_count_among_the_maps_methods() -> None:
+    cells = []
+    for seed, mine in enumerate((0.9, 0.8)):
+        cells += [cell(method, "zero_shot_guarded" if method == "fedprints" else "em", 0.5, seed) for method in SENT]
+        cells += [replace(own, regime="rotated") for own in cells[-len(SENT) :]]
+        cells += [Cell("iid", seed, "mine", "zero_shot_guarded", mine, 7.0)]
+    first, second = summary_rows(cells)
+    assert first.rival != "mine"
+    assert "mine" not in second.accuracies
+    lines = markdown(cells).splitlines()
+    assert lines[0].endswith("| mine | mine against the best of the map [95 %] | its MB |")
+    assert lines[2].endswith("| 2 | 85.0 | +35.0 [-28.5, +98.5] | 7 |")
+    assert lines[3].endswith("| 2 | - | - | - |")
+
+
+@pytest.mark.parametrize("name", ["iid", "rotated"])
+def test_a_guest_sends_at_most_what_fedjets_sends(name: str, tmp_path: Path) -> None:
+    done = [(name, 3)]
+    ((part, place),) = runs_of([name], [3], tmp_path, ("", ""), (), 1, done, {"ifca": "ifca"})[name, 3]
+    assert part.methods == {"ifca": "ifca"}
+    settings = from_flat(dict(place.config))
+    assert settings.train.logit_adjustment
+    assert settings.clients.matched_bytes
+    per_client = 1 + settings.experts.num  # the whole pool down, one model up
+    clients = matched_count(settings.clients, settings.experts.top_k, per_client, 100)
+    assert clients * per_client <= 2 * TRANSFERS < (clients + 1) * per_client
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"), [(["fedavg"], "not the map's own"), (["/a.py:Mine", "/b.py:Mine"], "a name of its own")]
+)
+def test_a_guest_must_have_a_name_of_its_own(methods: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        guests_of(methods)
+
+
+@pytest.mark.slow
+def test_a_stranger_adds_a_method_by_one_file_and_gets_its_column_beside_a_known_map(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from strategies.fedavg import FedAvg\n\n\nclass Mine(FedAvg): ...\n")
+    ways = {method: "zero_shot_guarded" if method == "fedprints" else "em" for method in SENT}
+    known = [cell(method, way, 0.25, seed=1, regime="rotated") for method, way in ways.items()]
+    write_csv(known, tmp_path / "known.csv")
+    small = "data.name='clusters' num-server-rounds=1 clients.num=20 clients.samples=20 data.public-samples=100"
+    words = ["--output", str(tmp_path / "map"), "--seeds", "1", "--only", "^rotated$", "--jobs", "1", "-c", small]
+    main([*words, "--known", str(tmp_path / "known.csv"), "--method", f"{file}:Mine"])
+    told = capsys.readouterr().out
+    assert told.count(": done") == 1
+    cells = read_csv(tmp_path / "map" / "map.csv")
+    assert [own for own in cells if own.method != "mine"] == known
+    assert {own.prediction for own in cells if own.method == "mine"} >= {"zero_shot", "zero_shot_em"}
+    assert "| mine | mine against the best of the map" in told
 
 
 @pytest.mark.parametrize("command", ["regimes", "groups", "ceilings"])

@@ -52,14 +52,14 @@ def check_sweep(words: list[str], output: Path) -> int:
 @cache
 def check_regime(name: str, roots: tuple[str, str], more: tuple[str, ...]) -> None:
     """Refuses a regime whose runs' settings are not allowed."""
-    regimes.places_of([name], [0], Path("nowhere"), roots, more, 1)
+    regimes.runs_of([name], [0], Path("nowhere"), roots, more, 1)
 
 
 def check_map(name: str, words: list[str]) -> int:
     """Refuses a map's command whose options, regimes, seeds or settings are not allowed; returns its regimes."""
     asked = MAPS[name].asked_of(words)
     roots = (asked.fashion, asked.cifar)
-    names = chosen(asked.only, roots, asked.run_config)
+    names = chosen(asked.only, roots, asked.run_config, to_train=not getattr(asked, "draw_only", False))
     assert seeds_of(asked.seeds)
     for regime in names:
         check_regime(regime, roots, tuple(asked.run_config))
