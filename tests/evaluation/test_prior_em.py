@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from fedmoe.evaluation.prior_em import correct_priors
 
@@ -84,7 +85,7 @@ def test_it_finds_a_shifted_prior_and_helps(seed: int, shift: list[float]) -> No
 
 
 def by_hand(log_probs_BC: torch.Tensor, train_prior: torch.Tensor, doubt: float = 0.0) -> torch.Tensor:
-    """The two formulas in turn, in logarithms, for one batch."""
+    """The two formulas in turn, in logarithms, for one batch, and with doubt the test whether they pay."""
     prior, scores = train_prior, log_probs_BC.double() - train_prior.log()
     scores[:, train_prior == 0] = float("-inf")
     void = (train_prior > 0).double() / int((train_prior > 0).sum())
@@ -93,6 +94,10 @@ def by_hand(log_probs_BC: torch.Tensor, train_prior: torch.Tensor, doubt: float 
         before, prior = prior, torch.softmax(doubted + prior.clamp_min(1e-300).log(), dim=1).mean(dim=0)
         if (prior - before).abs().max() < 1e-6:
             break
+    gain = [torch.logsumexp(doubted + q.clamp_min(1e-300).log(), dim=1).sum() for q in (before, train_prior)]
+    quantile = stats.chi2.ppf(0.99, max(1, int((train_prior > 0).sum()) - 1))
+    if doubt and float(gain[0] - gain[1]) <= max(quantile / 2, 0.05 * len(scores)):
+        before = train_prior
     return torch.softmax(scores + before.clamp_min(1e-300).log(), dim=1)
 
 
@@ -164,3 +169,46 @@ def test_doubt_buries_labels_that_live_on_sure_errors_and_costs_a_calibrated_cla
     assert found[1][1] >= found[1][0]
     assert found[2][1] > found[2][0] + 0.02
     assert max(found[1][2], found[2][2]) < 0.02
+
+
+def overlapping(seed: int, shares: np.ndarray, size: int, sure: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns log-probabilities of a classifier that is `sure` times too sure, and the labels of a batch."""
+    rng = np.random.default_rng(seed)
+    labels = torch.from_numpy(rng.choice(len(shares), size, p=shares))
+    z = torch.from_numpy(rng.normal(0, 1, (size, len(shares))))
+    z[torch.arange(size), labels] += 1.5
+    return torch.log_softmax(sure * 1.5 * z, dim=1), labels
+
+
+@pytest.mark.parametrize("sure", [0.7, 1.0, 1.5])
+@pytest.mark.parametrize("size", [1, 10, 30, 100, 1000])
+def test_where_the_labels_are_dealt_as_in_training_guarded_correction_leaves_the_answers_alone(
+    size: int, sure: float
+) -> None:
+    changed, worse = 0, 0.0
+    for seed in range(40):
+        scores, labels = overlapping(seed, np.full(10, 0.1), size, sure)
+        (plain,), (guarded,) = (correct_priors([scores], uniform(10), doubt=doubt) for doubt in (0.0, 0.15))
+        if not torch.allclose(guarded, scores.exp()):
+            changed += 1
+        worse += float((plain.argmax(1) == labels).double().mean() - (scores.argmax(1) == labels).double().mean())
+    assert changed <= 2, "at 1 %, and a little for what n is too small for"
+    assert worse < 0 or size == 1, "plain EM would have cost something on average"
+
+
+@pytest.mark.parametrize(("size", "least"), [(30, 7), (100, 10), (1000, 10)])
+def test_where_a_batch_has_few_of_the_labels_it_pays(size: int, least: int) -> None:
+    shares, helped = np.array([0.5, 0.5, *[0.0] * 8]), 0
+    for seed in range(10):
+        scores, labels = overlapping(seed, shares, size, 1.0)
+        (guarded,) = correct_priors([scores], uniform(10), doubt=0.15)
+        right = [float((found.argmax(dim=1) == labels).double().mean()) for found in (scores, guarded)]
+        assert right[1] >= right[0]
+        helped += right[1] > right[0] + 0.1
+    assert helped >= least
+
+
+def test_a_batch_of_the_one_label_that_was_trained_is_answered_by_it() -> None:
+    train_prior = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    (posterior,) = correct_priors([log_probs(3, classes=3)], train_prior, doubt=0.2)
+    assert (posterior[:, 1] == 1).all()
