@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.groups import looks, prepared
 from benchmarks.regime_cells import Cell, read_csv
 from benchmarks.regime_grid import REGIMES, TRANSFERS, parts_of
-from benchmarks.regime_rows import summary_rows
+from benchmarks.regime_rows import summary_rows, told_cells
 from benchmarks.regime_settings import chosen, config_of, map_parser
 from benchmarks.regime_table import told_interval
 from benchmarks.seeds import seeds_of
@@ -45,7 +45,7 @@ class Ceiling:
         regime: its name.
         seed: of the map's runs.
         plain: mean accuracy on unseen clients, in [0, 1].
-        corrected: likewise with label-prior correction.
+        corrected: likewise with guarded label-prior correction, as FedPrints predicts in the map.
     """
 
     regime: str
@@ -69,7 +69,8 @@ def ceiling_of(name: str, preparation: Preparation) -> Ceiling:
                 own = population.shards[client]
                 y, log_BC = preparation.store.y(own), answers(preparation, model, own)
                 plain.append(float((log_BC.argmax(dim=1) == y).double().mean()))
-                best = correct_priors([log_BC], prior_C)[0].argmax(dim=1)
+                doubt = preparation.settings.evaluate.doubt
+                best = correct_priors([log_BC], prior_C, doubt=doubt)[0].argmax(dim=1)
                 corrected.append(float((best == y).double().mean()))
     return Ceiling(name, preparation.settings.seed, float(np.mean(plain)), float(np.mean(corrected)))
 
@@ -171,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--known", type=Path, help="a map.csv: tell the differences to it, paired by seed")
     asked = parser.parse_args(arguments)
     console, roots, results = Console(), (asked.fashion, asked.cifar), list[Ceiling]()
-    known = read_csv(asked.known) if asked.known else []
+    known = told_cells(read_csv(asked.known)) if asked.known else []
     names = chosen(asked.only, roots, asked.run_config)
     without = [name for name in names if not has_ceiling(name, asked.run_config)]
     if without:

@@ -10,7 +10,7 @@ from benchmarks.regime_cells import GUARDED, OURS, WAYS, Cell, is_way
 from benchmarks.regime_grid import METHODS, REGIMES
 from fedmoe.errors import DataError
 
-__all__ = ["Accuracies", "Row", "best_other", "guests_of", "is_told", "summary_rows"]
+__all__ = ["Accuracies", "Row", "best_other", "guests_of", "summary_rows", "told_cells"]
 
 # The others take whichever of their ways is the best in a regime, FedJETs from either of its two starts; ours has one.
 OUR_WAY = "zero_shot_guarded"
@@ -25,7 +25,7 @@ class Row:
         regime: its name.
         seeds: that are whole.
         accuracies: method -> accuracy of each seed, under the method's best prediction in this regime; guests after the
-            map's own methods, by any way to predict.
+            map's own methods.
         guarded: the same where all methods may predict with guarded correction; empty: not all of them were asked to.
         groups: found, by seed.
         megabytes: method -> sent in a run, down, up and once, mean over seeds.
@@ -75,7 +75,7 @@ def summary_rows(cells: Sequence[Cell]) -> list[Row]:
         guarded = {method: best_way(own, method, seeds, ways) for method in METHODS} if asked else {}
         groups = tuple(next(c.groups for c in own if c.seed == s and c.method == OURS) for s in seeds)
         guests = [guest for guest in guests_of(own) if {c.seed for c in own if c.method == guest} == set(seeds)]
-        best |= {guest: best_way(own, guest, seeds, ways) for guest in guests}
+        best |= {guest: best_way(own, guest, seeds, WAYS) for guest in guests}
         sent = {m: float(np.mean([cell.megabytes for cell in own if cell.method == m])) for m in best}
         rows.append(Row(regime, tuple(seeds), best, guarded and {**guarded, OURS: best[OURS]}, groups, sent))
     return rows
@@ -97,7 +97,10 @@ def best_way(cells: Sequence[Cell], method: str, seeds: Sequence[int], ways: Seq
     return max(whole, key=lambda own: float(own.mean()))
 
 
-def is_told(cells: Sequence[Cell]) -> bool:
-    """Returns whether the cells of a regime and a seed hold every method, ours by its way."""
-    ways = {cell.method for cell in cells if is_way(cell.prediction, (OUR_WAY,) if cell.method == OURS else WAYS)}
-    return ways == set(METHODS)
+def told_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """Returns the cells of those (regime, seed) that hold every method of the map, ours by its way."""
+    ways: dict[tuple[str, int], set[str]] = {}
+    for cell in cells:
+        if is_way(cell.prediction, (OUR_WAY,) if cell.method == OURS else WAYS):
+            ways.setdefault((cell.regime, cell.seed), set()).add(cell.method)
+    return [cell for cell in cells if ways.get((cell.regime, cell.seed), set()) >= set(METHODS)]

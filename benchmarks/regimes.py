@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.regime_cells import Cell, cells_of, read_csv, write_csv
 from benchmarks.regime_grid import METHODS, REGIMES, Part, guest_parts_of, parts_of
-from benchmarks.regime_rows import is_told
+from benchmarks.regime_rows import told_cells
 from benchmarks.regime_settings import SIMULATION, chosen, config_of, map_parser
 from benchmarks.regime_table import draw, markdown
 from benchmarks.seeds import seeds_of
@@ -35,8 +35,7 @@ Runs = dict[tuple[str, int], list[tuple[Part, Place]]]
 
 
 def runs_of(
-    regimes: Sequence[str],
-    seeds: Sequence[int],
+    asked: Sequence[tuple[str, int]],
     output: Path,
     roots: tuple[str, str],
     more: Sequence[str],
@@ -47,8 +46,7 @@ def runs_of(
     """Returns the runs of each (regime, seed), all settings checked.
 
     Args:
-        regimes: names.
-        seeds: of each.
+        asked: regimes' names and seeds.
         output: folder of everything.
         roots: `data.root` of Fashion-MNIST and of CIFAR-10's pictures.
         more: settings of all runs, over the map's own.
@@ -57,14 +55,14 @@ def runs_of(
         guests: name -> reference.
     """
     runs: Runs = {}
-    for seed, name in product(seeds, regimes):
+    for name, seed in asked:
         parts = [] if (name, seed) in done else parts_of(REGIMES[name], seed, *roots)
         own = []
         for part in [*parts, *guest_parts_of(REGIMES[name], seed, *roots, guests)]:
             config = {**config_of(part, more), "train.workers": workers}
             methods_of(from_flat(config))
             place = Place(Point((("regime", name), ("seed", seed))), config, output / name / f"{part.name}-{seed}")
-            place.newest()
+            place.check()
             own.append((part, place))
         runs[name, seed] = own
     return runs
@@ -75,7 +73,8 @@ def map_of(runs: Runs) -> list[Cell]:
     cells = []
     for (name, seed), own in runs.items():
         done = [(part, place.done()) for part, place in own]
-        if all(folder is not None or part.start == "common" for part, folder in done):
+        needed = [folder for part, folder in done if part.start != "common" and not set(part.methods) - set(METHODS)]
+        if all(folder is not None for folder in needed):
             cells += cells_of(name, seed, [(part, folder) for part, folder in done if folder is not None])
     return cells
 
@@ -83,9 +82,7 @@ def map_of(runs: Runs) -> list[Cell]:
 def known_of(file: Path | None, regimes: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
     """Returns the cells of these regimes and seeds that a map.csv holds; of those that lack a method none."""
     cells = [cell for cell in (read_csv(file) if file else []) if cell.regime in regimes and cell.seed in seeds]
-    cells = [cell for cell in cells if cell.method in METHODS]
-    whole = {at: is_told([c for c in cells if (c.regime, c.seed) == at]) for at in product(regimes, seeds)}
-    return [cell for cell in cells if whole[cell.regime, cell.seed]]
+    return told_cells(cells)
 
 
 def guests_of(references: Sequence[str]) -> dict[str, str]:
@@ -120,7 +117,8 @@ def asked_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--method",
         action="append",
         default=[],
-        help="one more strategy, by name or reference (/path/file.py:Class), at the same bytes; may be given again",
+        help="one more strategy, by name or reference (/path/file.py:Class), at the same bytes; may be given again; "
+        "with --known it alone is trained, where the map is known",
     )
     parser.add_argument("--draw-only", action="store_true", help="train nothing, tell what is there")
     return parser.parse_args(arguments)
@@ -142,28 +140,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = asked.output.absolute()
     known = known_of(asked.known, regimes, seeds)
     done = {(cell.regime, cell.seed) for cell in known}
-    guests = guests_of(asked.method)
-    workers = max(1, usable_cores() // jobs)
-    runs = runs_of(regimes, seeds, output, roots, asked.run_config, workers, done, guests)
+    guests, workers = guests_of(asked.method), max(1, usable_cores() // jobs)
+    wanted = [at for at in product(regimes, seeds) if not (guests and asked.known) or at in done]
+    runs = runs_of(wanted, output, roots, asked.run_config, workers, done, guests)
     console = Console()
     failed: list[Place] = []
     if not asked.draw_only:
         places = [place for own in runs.values() for _, place in own]
         failed = run_all(SIMULATION, places, jobs, lambda told: _tell(console, told))
-    cells = in_order([*known, *map_of(runs)])
-    if not cells:
-        raise SettingsError(f"there is nothing to tell: no run of {', '.join(regimes)} is done in {output}")
-    console.print(markdown(cells), soft_wrap=True, markup=False, highlight=False)
-    missing = [name for name in regimes if name not in {cell.regime for cell in cells}]
-    if missing:
-        console.print(f"not told, for they have not been run: {', '.join(missing)}", soft_wrap=True)
-    output.mkdir(parents=True, exist_ok=True)
-    write_csv(cells, output / "map.csv")
-    (output / "map.md").write_text(markdown(cells))
-    draw(cells, output / "map.png")
-    console.print(f"{output / 'map.md'}, map.csv, map.png", soft_wrap=True)
+    tell_map(console, in_order([*known, *map_of(runs)]), list(product(regimes, seeds)), output)
     if failed:
         raise SweepError(f"{len(failed)} runs failed; hint: {', '.join(str(place.log) for place in failed)}")
+
+
+def tell_map(console: Console, cells: Sequence[Cell], asked: Sequence[tuple[str, int]], output: Path) -> None:
+    """Writes the cells, prints and draws those of regimes and seeds that are whole, and names the others."""
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(cells, output / "map.csv")
+    whole = told_cells(cells)
+    lack: dict[str, list[int]] = {}
+    for name, seed in asked:
+        if (name, seed) not in {(cell.regime, cell.seed) for cell in whole}:
+            lack.setdefault(name, []).append(seed)
+    if whole:
+        console.print(markdown(whole), soft_wrap=True, markup=False, highlight=False)
+        (output / "map.md").write_text(markdown(whole))
+        draw(whole, output / "map.png")
+        console.print(f"{output / 'map.md'}, map.csv, map.png", soft_wrap=True)
+    if lack:
+        text = "; ".join(f"{name} {', '.join(map(str, seeds))}" for name, seeds in lack.items())
+        console.print(f"not told, for not all methods were run (regime and seeds): {text}", soft_wrap=True)
 
 
 def _tell(console: Console, told: Told) -> None:

@@ -121,9 +121,12 @@ def _file_of(reference: str) -> Path | None:
         return file if file.is_file() else None
     if not all(word.isidentifier() for word in where.split(".")):
         return None
+    loaded = getattr(sys.modules.get(where), "__file__", None)
+    if loaded is not None:
+        return Path(loaded)
     try:
         spec = importlib.util.find_spec(where)
-    except ModuleNotFoundError:  # of a package that it would be in
+    except (ModuleNotFoundError, ValueError):  # of a package that it would be in; of a script, which has none
         return None
     return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 

@@ -69,11 +69,13 @@ def _together(
     possible_C = (train_C > 0).double()
     doubted_NC = (1 - doubt) * likelihood_NC + doubt * possible_C / possible_C.sum()
     prior_GC = _priors(doubted_NC, owner_N, sizes_G, train_C, max_steps, tolerance)
+    weights_GC = prior_GC.clamp_min(SMALLEST) if doubt else prior_GC
+    answers_NC = likelihood_NC * weights_GC.index_select(0, owner_N)
+    answers_NC /= answers_NC.sum(dim=1, keepdim=True)
     if doubt:
         pays_G = _pays(doubted_NC, owner_N, sizes_G, train_C, prior_GC)
-        prior_GC = torch.where(pays_G[:, None], prior_GC, train_C)
-    answers_NC = likelihood_NC * prior_GC.clamp_min(SMALLEST).index_select(0, owner_N)
-    return torch.split(answers_NC / answers_NC.sum(dim=1, keepdim=True), sizes_G.tolist())
+        answers_NC = torch.where(pays_G[owner_N, None], answers_NC, torch.softmax(log_NC, dim=1))
+    return torch.split(answers_NC, sizes_G.tolist())
 
 
 def _priors(

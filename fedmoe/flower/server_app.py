@@ -70,6 +70,7 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
     settings = from_flat(run_config)
     check_plugins(settings)
     methods = methods_of(settings)
+    sources = file_hashes(to_flat(settings).values())  # as they were loaded just now
     set_up_torch(settings.common_expert.threads, settings.deterministic)
     old = _old_folder(settings)
     console = ConsoleLogger()
@@ -84,7 +85,7 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> Path:
             _check_same_data(old, header)
             header["notes"] += changed_note(old, settings)
         else:
-            _write_beginnings(folder, preparation, header, roster)
+            _write_beginnings(folder, preparation, header, roster, sources)
         _train_and_test(folder, methods, preparation, grid, header, console, started)
     return folder.path
 
@@ -138,11 +139,12 @@ def _train_and_test(
         logger.end(summary)
 
 
-def _write_beginnings(folder: RunFolder, preparation: Preparation, header: Mapping[str, Any], roster: Roster) -> None:
+def _write_beginnings(
+    folder: RunFolder, preparation: Preparation, header: Mapping[str, Any], roster: Roster, sources: Mapping[str, str]
+) -> None:
     """Writes what is known before the first round; a resumed run keeps what it began with."""
     folder.write_partition(partition_table(preparation))
-    sources = file_hashes(to_flat(preparation.settings).values())
-    facts = {"nodes": len(roster.node_ids), "devices": list(roster.devices), "sources": sources}
+    facts = {"nodes": len(roster.node_ids), "devices": list(roster.devices), "sources": dict(sources)}
     same = {name: header[name] for name in ("dataset", "partition", "common_expert")}
     folder.write_environment(describe_environment(facts | same))
     # last, and written whole: a folder without it cannot be gone on with, so that one with it has all of the above
@@ -188,7 +190,7 @@ def _vote_note(settings: Settings) -> list[str]:
 def _average_note(settings: Settings) -> list[str]:
     """Returns a sentence where the moving average that is tested is still much of what the first round left."""
     decay, rounds = settings.evaluate.ema, settings.num_server_rounds
-    left = decay ** (rounds - 1) if decay else 0.0
+    left = decay ** (rounds - 1) if decay and rounds > 1 else 0.0
     if left <= STALE:
         return []
     text = (

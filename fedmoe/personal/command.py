@@ -46,6 +46,8 @@ def run_personalize(
     """
     if images is not None and client is not None:
         raise SettingsError(f"give --images or --client, not both, got '{images}' and {client}")
+    if output is not None and output.suffix == ".csv":
+        raise SettingsError(f"--output names the page, beside which a .csv of the answers is written, got '{output}'")
     console = Console(highlight=False)
     personalizer = Personalizer(run.absolute(), method, lambda text: _plain(console, f"[set-up] {text}"))
     trained = personalizer.trained

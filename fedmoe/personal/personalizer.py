@@ -149,9 +149,9 @@ class Personalizer:
         num_classes = self._preparation.spec.num_classes
         if labels is not None and not (labels.shape == (len(images),) and np.isin(labels, range(num_classes)).all()):
             raise DataError(f"labels must be one an image, 0 to {num_classes - 1}, got {list(labels.shape)}: {labels}")
-        embedding_BD, common_BC, seconds = self._embedded(images)
         if files and len(files) != len(images):
             raise DataError(f"files must be one an image, got {len(files)} for {len(images)} images")
+        embedding_BD, common_BC, seconds = self._embedded(images)
         y_B = torch.full((len(images),), UNKNOWN) if labels is None else torch.tensor(labels, dtype=torch.int64)
         device, seed = self.trained.device, self._preparation.settings.seed
         read = read_by_experts(expert_reads(self._preparation.settings.experts.model), images, embedding_BD.numpy())

@@ -1,5 +1,6 @@
 """A person's own pictures in the form of a run's data, with labels where their folders name its classes."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def open_images(path: Path, shape: Sequence[int], class_names: Sequence[str]) ->
         )
     images = np.stack([_fitted(picture, shape) for picture in pictures])
     labels, why = _labels(pictures, class_names)
-    files = tuple("/".join(picture.parts) for picture in pictures)
+    files = tuple(os.fsencode("/".join(picture.parts)).decode(errors="replace") for picture in pictures)
     return OwnImages(images, labels, (*_changes(pictures, shape), *why), files)
 
 

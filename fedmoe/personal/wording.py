@@ -66,7 +66,7 @@ def accuracy_rows(found: Personalized) -> list[tuple[str, list[str]]]:
     dense = len(found.scores) == 1
     rows = []
     for name, share in found.accuracies.items():
-        before = name in ("plain", "em")
+        before = not name.startswith(("zero_shot", "mixture"))
         who = "before: common expert" if before else f"after: {method_title(found.method)}"
         own = name.startswith("zero_shot") and (found.chosen == MIXTURE).all()  # it answers by its mixture
         how = variant_title(name.replace("zero_shot", "mixture") if own else name, dense)

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +9,15 @@ from fedmoe.errors import RunFolderError
 
 __all__ = ["only_writer"]
 
+NAME = "lock"
+
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[list[str]]:
     """Holds the run folder as long as the context lasts; the process's end, whatever it is, lets it go.
 
     Without it a run that has lost its parent and the same run resumed would both add rounds, and neither be of use.
+    The lock (POSIX, on the file `lock`) is the process's own: children that it forks do not hold it.
 
     Yields:
         What the reader of the run must know of it: nothing, or that this file system has no locks.
@@ -23,11 +25,10 @@ def only_writer(folder: Path) -> Iterator[list[str]]:
     Raises:
         RunFolderError: another process holds it.
     """
-    held = os.open(folder, os.O_RDONLY)
-    try:
+    with (folder / NAME).open("a") as file:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             raise RunFolderError(
                 f"one process at a time may write to a run folder, but another one is writing to '{folder}'; hint: "
                 "wait for its end, or end it, then give the same command again"
@@ -36,5 +37,3 @@ def only_writer(folder: Path) -> Iterator[list[str]]:
             yield [f"no lock keeps a second process from this folder ({error.strerror}): let one run write to it"]
         else:
             yield []
-    finally:
-        os.close(held)

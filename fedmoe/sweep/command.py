@@ -85,7 +85,7 @@ def places_of(simulation: Path, over: Sequence[str], output: Path, overrides: Se
         check_plugins(settings)
         methods_of(settings)
         place = Place(point, config, output / point.name)
-        place.newest()
+        place.check()
         places.append(place)
     return places
 

@@ -41,7 +41,7 @@ class Place:
         """Returns the run folder that was begun last, if any.
 
         Raises:
-            RunFolderError: a run of other settings stands there, or of a file that has changed since.
+            RunFolderError: a run of other settings stands there.
         """
         begun = sorted(file.parent for file in self.path.glob("*/settings.yaml"))
         if not begun:
@@ -56,14 +56,26 @@ class Place:
                 f"'{begun[-1]}' must be a run of this sweep, but its {other} is {found.get(other)!r}, here "
                 f"{wanted.get(other)!r}; hint: another --output"
             )
-        now = file_hashes(wanted.values())
-        for reference, digest in (folder.read_json("environment.json") or {}).get("sources", {}).items():
+        return begun[-1]
+
+    def check(self) -> None:
+        """Refuses what stands there if it is no run of these settings and of these files.
+
+        Raises:
+            RunFolderError: it is another run, or a file that a setting names has changed since it was begun.
+        """
+        newest = self.newest()
+        if newest is None:
+            return
+        now = file_hashes(self.config.values())
+        for reference, digest in (
+            (open_run_folder(newest).read_json("environment.json") or {}).get("sources", {}).items()
+        ):
             if now.get(reference) != digest:
                 raise RunFolderError(
-                    f"'{begun[-1]}' was begun with another version of {reference} than the file there now; hint: "
-                    "another --output, so that no table mixes the two"
+                    f"'{newest}' was begun with another version of {reference} than the file there now; hint: another "
+                    "--output, so that no table mixes the two"
                 )
-        return begun[-1]
 
     def done(self) -> Path | None:
         """Returns the run folder of a finished run, if there is one."""

@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import pytest
 
 from benchmarks import groups
 from benchmarks.regime_cells import Cell, read_csv, write_csv
-from benchmarks.regime_grid import METHODS, REGIMES, TRANSFERS, parts_of
+from benchmarks.regime_grid import METHODS, REGIMES, TRANSFERS, Value, parts_of
 from benchmarks.regime_rows import summary_rows
 from benchmarks.regime_table import markdown
-from benchmarks.regimes import guests_of, known_of, main, runs_of
+from benchmarks.regimes import guests_of, known_of, main, map_of, runs_of
 from fedmoe.errors import DataError, SettingsError
 from fedmoe.federation.sampling import matched_count
 from fedmoe.recording.interval import interval
+from fedmoe.recording.run_folder import RunFolder
 from fedmoe.settings import from_flat
 
 
@@ -29,7 +31,7 @@ def test_every_method_is_there_once_and_moves_as_many_experts_a_round(name: str,
     assert sorted(methods) == sorted([*(set(METHODS) - {"common"}), "fedjets", "fedjets-la"])
     starts = {(part.methods.get("fedjets"), part.settings.get("experts.init", "random")) for part in parts}
     assert {(method, start) for method in ("fedjets", "fedjets-la") for start in ("random", "common")} <= starts
-    for part, place in runs_of([name], [3], tmp_path, ("", ""), (), 1)[name, 3]:
+    for part, place in runs_of([(name, 3)], tmp_path, ("", ""), (), 1)[name, 3]:
         settings = from_flat(dict(place.config))
         clients, experts = settings.clients, settings.experts
         routed = clients.anchors_per_round + (clients.per_round - clients.anchors_per_round) * experts.top_k
@@ -84,6 +86,28 @@ def test_with_guarded_correction_for_all_a_rival_may_take_it_and_ours_has_its_on
     assert "| +35.0 [-28.5, +98.5] | -5.0 [-5.0, -5.0] |" in markdown(cells)
 
 
+def test_an_unfinished_guest_leaves_the_maps_own_methods_there(tmp_path: Path) -> None:
+    runs = runs_of([("rotated", 3)], tmp_path, ("", ""), (), 1, (), {"ifca": "ifca"})
+    done = [*runs["rotated", 3]]
+    assert map_of(runs) == []
+    for part, place in done[:2]:
+        finish(place.path / "run", dict(place.config), part.methods)
+    found = {cell.method for cell in map_of(runs)}
+    assert found == set(METHODS)
+
+
+def finish(folder: Path, config: dict[str, Value], methods: Mapping[str, str]) -> None:
+    """Leaves what `map_of` reads of a finished run."""
+    folder.mkdir(parents=True)
+    run = RunFolder(folder)
+    run.write_settings(from_flat(config))
+    run.write_environment({"commit": "abc"})
+    told = {"zero_shot": {"mean": 0.5}, "zero_shot_guarded": {"mean": 0.5}}
+    figures = {**dict.fromkeys(methods, told), "common expert": {"plain": {"mean": 0.25}}}
+    run.write_summary({"methods": figures, "bytes": {"by_method": {}}})
+    (folder / "rounds.jsonl").write_text('{"assignment": {"1": [0]}}\n')
+
+
 def test_a_method_that_was_not_told_for_all_seeds_is_refused() -> None:
     cells = [
         cell(method, "zero_shot_guarded" if method == "fedprints" else "em", 0.5, seed)
@@ -107,8 +131,10 @@ def test_cells_come_back_from_the_file_and_its_regimes_are_not_trained_again(
     assert "25.0" in told
     assert "begun" not in told
     assert read_csv(tmp_path / "map" / "map.csv") == cells
-    with pytest.raises(SettingsError, match="nothing to tell"):
-        main(["--output", str(tmp_path / "other"), "--draw-only"])
+    main(["--output", str(tmp_path / "other"), "--draw-only", "--seeds", "8..9", "--only", "^(iid|rotated)$"])
+    told = capsys.readouterr().out
+    assert "not told, for not all methods were run (regime and seeds): iid 8, 9; rotated 8, 9" in told
+    assert not (tmp_path / "other" / "map.png").exists()
     with pytest.raises(SettingsError, match="would write over"):
         main(["--known", str(tmp_path / "map" / "map.csv"), "--output", str(tmp_path / "map")])
     assert known_of(tmp_path / "known.csv", ["iid"], [7]) == cells
@@ -153,7 +179,8 @@ def test_a_guest_has_columns_of_its_own_and_does_not_count_among_the_maps_method
     for seed, mine in enumerate((0.9, 0.8)):
         cells += [cell(method, "zero_shot_guarded" if method == "fedprints" else "em", 0.5, seed) for method in SENT]
         cells += [replace(own, regime="rotated") for own in cells[-len(SENT) :]]
-        cells += [Cell("iid", seed, "mine", "zero_shot_guarded", mine, 7.0)]
+        cells += [Cell("iid", seed, "mine", "zero_shot_em", mine, 7.0)]
+        cells += [Cell("iid", seed, "mine", "zero_shot_guarded", 0.99, 7.0)]
     first, second = summary_rows(cells)
     assert first.rival != "mine"
     assert "mine" not in second.accuracies
@@ -166,7 +193,7 @@ def test_a_guest_has_columns_of_its_own_and_does_not_count_among_the_maps_method
 @pytest.mark.parametrize("name", ["iid", "rotated"])
 def test_a_guest_sends_at_most_what_fedjets_sends(name: str, tmp_path: Path) -> None:
     done = [(name, 3)]
-    ((part, place),) = runs_of([name], [3], tmp_path, ("", ""), (), 1, done, {"ifca": "ifca"})[name, 3]
+    ((part, place),) = runs_of(done, tmp_path, ("", ""), (), 1, done, {"ifca": "ifca"})[name, 3]
     assert part.methods == {"ifca": "ifca"}
     settings = from_flat(dict(place.config))
     assert settings.train.logit_adjustment
@@ -194,13 +221,15 @@ def test_a_stranger_adds_a_method_by_one_file_and_gets_its_column_beside_a_known
     known = [cell(method, way, 0.25, seed=1, regime="rotated") for method, way in ways.items()]
     write_csv(known, tmp_path / "known.csv")
     small = "data.name='clusters' num-server-rounds=1 clients.num=20 clients.samples=20 data.public-samples=100"
-    words = ["--output", str(tmp_path / "map"), "--seeds", "1", "--only", "^rotated$", "--jobs", "1", "-c", small]
-    main([*words, "--known", str(tmp_path / "known.csv"), "--method", f"{file}:Mine"])
+    words = ["--output", str(tmp_path / "map"), "--only", "^rotated$", "--jobs", "1", "-c", small]
+    main([*words, "--seeds", "1..2", "--known", str(tmp_path / "known.csv"), "--method", f"{file}:Mine"])
     told = capsys.readouterr().out
-    assert told.count(": done") == 1
+    assert told.count(": done") == 1, "seed 2 is not known"
+    assert "rotated 2" in told
     cells = read_csv(tmp_path / "map" / "map.csv")
     assert [own for own in cells if own.method != "mine"] == known
-    assert {own.prediction for own in cells if own.method == "mine"} >= {"zero_shot", "zero_shot_em"}
+    predictions = {own.prediction for own in cells if own.method == "mine"}
+    assert predictions == {"zero_shot", "zero_shot_em", "zero_shot_guarded"}
     assert "| mine | mine against the best of the map" in told
 
 

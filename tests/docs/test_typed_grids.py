@@ -52,7 +52,7 @@ def check_sweep(words: list[str], output: Path) -> int:
 @cache
 def check_regime(name: str, roots: tuple[str, str], more: tuple[str, ...]) -> None:
     """Refuses a regime whose runs' settings are not allowed."""
-    regimes.runs_of([name], [0], Path("nowhere"), roots, more, 1)
+    regimes.runs_of([(name, 0)], Path("nowhere"), roots, more, 1)
 
 
 def check_map(name: str, words: list[str]) -> int:

@@ -97,7 +97,7 @@ def by_hand(log_probs_BC: torch.Tensor, train_prior: torch.Tensor, doubt: float 
     gain = [torch.logsumexp(doubted + q.clamp_min(1e-300).log(), dim=1).sum() for q in (before, train_prior)]
     quantile = stats.chi2.ppf(0.99, max(1, int((train_prior > 0).sum()) - 1))
     if doubt and float(gain[0] - gain[1]) <= max(quantile / 2, 0.05 * len(scores)):
-        before = train_prior
+        return torch.softmax(log_probs_BC.double(), dim=1)
     return torch.softmax(scores + before.clamp_min(1e-300).log(), dim=1)
 
 

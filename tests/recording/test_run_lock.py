@@ -2,9 +2,11 @@
 
 import errno
 import fcntl
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,33 +15,63 @@ from fedmoe.errors import RunFolderError
 from fedmoe.recording.run_lock import only_writer
 from tests.small import run_small, small_config
 
-HOLD = "import sys, time\nfrom pathlib import Path\nfrom fedmoe.recording.run_lock import only_writer\n"
-HOLD += "with only_writer(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(600)\n"
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from fedmoe.recording.run_lock import only_writer
+with only_writer(Path(sys.argv[1])):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(600)
+"""
 
 
-def test_a_second_process_is_refused_until_the_first_one_is_killed(tmp_path: Path) -> None:
-    first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
-    assert first.stdout is not None
-    assert first.stdout.readline() == b"held\n"
-    with pytest.raises(RunFolderError, match="one process at a time"), only_writer(tmp_path):
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A folder that another process holds, which has a child of its own."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    yield tmp_path, process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    os.kill(child, signal.SIGKILL)
+
+
+def test_a_second_process_is_refused_until_the_first_is_killed_whatever_its_children_do(
+    held: tuple[Path, "subprocess.Popen[bytes]"],
+) -> None:
+    folder, process = held
+    with pytest.raises(RunFolderError, match="one process at a time"), only_writer(folder):
         pass
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    first.stdout.close()
-    with only_writer(tmp_path) as warnings:
+    process.kill()
+    process.wait()
+    with only_writer(folder) as warnings:
         assert warnings == []
 
 
 def test_a_resumed_run_does_not_write_beside_another_one(tmp_path: Path) -> None:
     run = run_small(tmp_path, settings=small_config())
-    with only_writer(run), pytest.raises(RunFolderError, match="another one is writing"):
+    before = (run / "summary.json").stat().st_mtime_ns
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    with pytest.raises(RunFolderError, match="another one is writing"):
         run_small(tmp_path, settings=small_config(resume=str(run)))
+    assert (run / "summary.json").stat().st_mtime_ns == before
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    os.kill(child, signal.SIGKILL)
+    run_small(tmp_path, settings=small_config(resume=str(run)))
 
 
 def test_where_there_are_no_locks_the_run_goes_on_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: int) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse)
     with only_writer(tmp_path) as warnings:
         assert "no lock keeps a second process from this folder" in warnings[0]
