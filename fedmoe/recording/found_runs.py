@@ -8,6 +8,7 @@ from fedmoe.recording.run_folder import open_run_folder
 
 __all__ = ["find_runs"]
 
+BEGUN = "run-config.toml"  # what a sweep writes first into a run's place
 DEPTH = 4  # folders below: a map has regimes, in them parts, in them runs
 
 
@@ -15,7 +16,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Returns the finished runs and the unfinished ones, absolute, each once, in the order given.
 
     A run folder stands for itself, another folder for all runs below it. Files are passed over, for a shell's `*` in a
-    sweep's folder finds logs beside runs.
+    sweep's folder finds logs beside runs. A sweep's place whose run has not written anything yet is unfinished.
 
     Args:
         paths: folders and files.
@@ -27,16 +28,16 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     for path in (given.expanduser().absolute() for given in paths):
         if path.is_file():
             continue
-        below = _runs_below(path)
+        below = _runs_below(path) or [path] * (path / BEGUN).is_file()
         if not below:
             open_run_folder(path)  # refuses it, and says why
         found |= dict.fromkeys(below)
     finished = [run for run in found if (run / "summary.json").is_file()]
     unfinished = [run for run in found if run not in finished]
     if not finished:
-        named = ", ".join(f"'{run}'" for run in unfinished) or ", ".join(f"'{path}'" for path in paths)
+        named = ", ".join(f"'{run}'" for run in unfinished) or "files alone"
         raise RunFolderError(
-            f"a run must be finished to be compared, got {named} without summary.json; hint: fedmoe run SIMULATION "
+            f"a run must be finished to be compared, got {named}, without summary.json; hint: fedmoe run SIMULATION "
             "--resume RUN goes on with one, and a sweep's command with all of the sweep"
         )
     return finished, unfinished

@@ -85,6 +85,9 @@ def test_folders_stand_for_the_runs_below_files_are_passed_over_and_unfinished_r
         find_runs([runs[1]])
     with pytest.raises(RunFolderError, match=r"must hold settings\.yaml"):
         find_runs([runs[0], tmp_path / "none"])
+    (tmp_path / "sweep" / "seed=2").mkdir()
+    (tmp_path / "sweep" / "seed=2" / "run-config.toml").write_text("")
+    assert set(find_runs([*(tmp_path / "sweep").iterdir()])[1]) == {tmp_path / "sweep" / "seed=2", runs[1]}
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunFolderError, match=r"must hold settings\.yaml"):
         find_runs([tmp_path / "empty"])
