@@ -147,6 +147,14 @@ def test_cells_come_back_from_the_file_and_its_regimes_are_not_trained_again(
         main([*known, "--seeds", "7"])
 
 
+def test_the_committed_map_is_drawn_without_data_or_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path(__file__).parents[2] / "docs" / "map.csv"
+    main(["--known", str(file), "--output", str(tmp_path), "--draw-only"])
+    told = capsys.readouterr().out
+    assert REGIMES["rotated"].title in told
+    assert (tmp_path / "map.csv").read_text() == file.read_text()
+
+
 @pytest.mark.slow
 def test_a_toy_map_is_trained_drawn_and_not_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = "data.name='clusters' num-server-rounds=1 clients.num=20 clients.samples=20 data.public-samples=100"
