@@ -46,7 +46,8 @@ def correct_priors(
 
     Args:
         log_probs: each batch's log-probabilities (B, C) by a classifier, on the CPU.
-        train_prior_C: label prior of the data it was trained on; a label with prior 0 stays impossible.
+        train_prior_C: label prior of the data it was trained on; a label with prior 0 becomes
+            impossible, unless the answers stay as they are.
         doubt: v, in [0, 1).
         max_steps: bound on the iterations.
         tolerance: largest change of the prior at which to stop.

@@ -208,7 +208,9 @@ def test_where_a_batch_has_few_of_the_labels_it_pays(size: int, least: int) -> N
     assert helped >= least
 
 
-def test_a_batch_of_the_one_label_that_was_trained_is_answered_by_it() -> None:
+def test_where_one_label_alone_was_trained_no_correction_pays() -> None:
     train_prior = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
-    (posterior,) = correct_priors([log_probs(3, classes=3)], train_prior, doubt=0.2)
-    assert (posterior[:, 1] == 1).all()
+    scores = log_probs(3, classes=3)
+    (plain,), (guarded,) = (correct_priors([scores], train_prior, doubt=doubt) for doubt in (0.0, 0.2))
+    assert (plain[:, 1] == 1).all()
+    torch.testing.assert_close(guarded, scores.exp())
