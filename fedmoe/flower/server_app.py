@@ -43,7 +43,7 @@ from fedmoe.settings import Settings, from_flat, to_flat
 
 __all__ = ["app", "run"]
 
-STALE = 0.1  # share of the first round's model in a moving average from which on it is told
+STALE = 0.2  # share of the first round's model in a moving average from which on it is told
 
 app = ServerApp()
 
