@@ -84,21 +84,13 @@ def draw(cells: Sequence[Cell], file: Path) -> None:
     rows, titles = summary_rows(cells), {**METHODS, **{guest: guest for guest in guests_of(cells)}}
     means = np.array([[mean_of(row, method) for method in titles] for row in rows])
     behind = np.nanmax(means, axis=1, keepdims=True) - means
-    figure, axes = plt.subplots(
-        figsize=(9 + 1.2 * (len(titles) - len(METHODS)), 1.6 + 0.42 * len(rows)), layout="constrained"
-    )
+    size = (9 + 1.2 * (len(titles) - len(METHODS)), 1.6 + 0.42 * len(rows))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
     image = axes.imshow(behind, cmap="RdYlGn_r", vmin=0, vmax=15, aspect="auto", alpha=0.6)
     for y, row in enumerate(means):
         for x, mean in enumerate(row):
-            best = behind[y, x] < 0.05
-            axes.text(
-                x,
-                y,
-                "" if np.isnan(mean) else f"{mean:.1f}",
-                ha="center",
-                va="center",
-                fontweight="bold" if best else "normal",
-            )
+            told, weight = "" if np.isnan(mean) else f"{mean:.1f}", "bold" if behind[y, x] < 0.05 else "normal"
+            axes.text(x, y, told, ha="center", va="center", fontweight=weight)
     axes.set_xticks(range(len(titles)), [title.replace(" + ", "\n+ ") for title in titles.values()])
     axes.xaxis.tick_top()
     axes.set_title("accuracy on unseen clients without labels, percent", pad=12)

@@ -46,10 +46,9 @@ class Place:
         begun = sorted(file.parent for file in self.path.glob("*/settings.yaml"))
         if not begun:
             return None
-        folder = open_run_folder(begun[-1])
         found, wanted = (
             {key: value for key, value in to_flat(settings).items() if key not in FREE}
-            for settings in (folder.read_settings(), from_flat(dict(self.config)))
+            for settings in (open_run_folder(begun[-1]).read_settings(), from_flat(dict(self.config)))
         )
         if other := next((key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)), None):
             raise RunFolderError(
@@ -67,10 +66,8 @@ class Place:
         newest = self.newest()
         if newest is None:
             return
-        now = file_hashes(self.config.values())
-        for reference, digest in (
-            (open_run_folder(newest).read_json("environment.json") or {}).get("sources", {}).items()
-        ):
+        now, begun = file_hashes(self.config.values()), open_run_folder(newest).read_json("environment.json") or {}
+        for reference, digest in begun.get("sources", {}).items():
             if now.get(reference) != digest:
                 raise RunFolderError(
                     f"'{newest}' was begun with another version of {reference} than the file there now; hint: another "
