@@ -80,7 +80,8 @@ def compare(
     figure: Annotated[Path | None, typer.Option(help="file (.svg, .png, .pdf) for accuracy over bytes sent")] = None,
 ) -> None:
     """Print the methods of several runs side by side: mean and deviation over seeds, differences paired by seed."""
-    from fedmoe.recording.comparison import compare_runs, comparison_table, to_csv, to_markdown
+    from fedmoe.recording.comparison import compare_runs
+    from fedmoe.recording.comparison_table import comparison_table, to_csv, to_markdown
     from fedmoe.recording.found_runs import find_runs
 
     paths, unfinished = find_runs(run_folders)

@@ -1,33 +1,16 @@
 """Several runs side by side: each method's accuracy on unseen clients, mean and standard deviation over seeds."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.table import Table
-from rich.text import Text
-
 from fedmoe.errors import RunFolderError
-from fedmoe.recording.interval import interval
 from fedmoe.recording.run_folder import RunFolder, open_run_folder
-from fedmoe.recording.wording import bytes_text, method_title, variant_title
+from fedmoe.recording.wording import method_title, variant_title
 from fedmoe.settings import to_flat
 
-__all__ = [
-    "Difference",
-    "Row",
-    "compare_runs",
-    "comparison_table",
-    "difference",
-    "groups_of",
-    "reference_of",
-    "to_csv",
-    "to_markdown",
-]
+__all__ = ["COLD", "MEASURES", "Row", "compare_runs", "groups_of"]
 
 NOT_COMPARED = {"seed", "output-dir", "resume", "simulation", "evaluate.baselines", "data.root", "train.workers"}
 DEALT_BY = ("data.", "clients.", "experts.num")  # what settings decide who holds what
@@ -42,7 +25,6 @@ MEASURES = (
     "untrained_experts",
     "personalise_seconds",
 )
-COLUMNS = ("method", "prediction", "accuracy", "worst decile", "difference", "seeds", "traffic", "seconds")
 
 
 @dataclass(frozen=True)
@@ -50,7 +32,7 @@ class Row:
     """One method under one prediction.
 
     Attributes:
-        method: its title, with the settings in which its runs differ from the others.
+        method: its title, with the settings in which its runs differ from the others: `name [key=value, ...]`.
         prediction: how samples are predicted.
         seeds: the seeds, ascending.
         accuracies: mean accuracy over unseen clients, a seed each, in [0, 1].
@@ -58,6 +40,7 @@ class Row:
         traffic: bytes of a whole run (once, down and up), likewise; 0 for what sends nothing.
         seconds: of a round (median), likewise; 0 where nothing is trained or it was not told.
         is_main: whether it is what the runs are about, rather than a baseline.
+        settings: those settings, as `key=value`.
         measures: what else is told of the method, a table a seed, by the names in `MEASURES` and, for each number of
             samples, `cold_start_10`; some are timings, so equal rows may differ in them.
     """
@@ -70,22 +53,13 @@ class Row:
     traffic: tuple[float, ...]
     seconds: tuple[float, ...]
     is_main: bool
+    settings: tuple[str, ...] = ()
     measures: tuple[Mapping[str, float | None], ...] = field(default=(), compare=False)
 
-
-@dataclass(frozen=True)
-class Difference:
-    """A row's accuracy minus the reference's, seed by seed.
-
-    Attributes:
-        mean: over the seeds that both have, in [-1, 1].
-        low: lower end of the 95 % confidence interval of the mean (Student's t over seeds); `None` for a single seed.
-        high: its upper end.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
+    @property
+    def name(self) -> str:
+        """The method's title without settings."""
+        return self.method.removesuffix(_bracketed(self.settings))
 
 
 def compare_runs(paths: Sequence[Path]) -> list[Row]:
@@ -93,24 +67,27 @@ def compare_runs(paths: Sequence[Path]) -> list[Row]:
 
     Runs that deal data out in different ways may stand side by side, each with its settings in its title.
 
-    What is the same in all groups of runs (the common expert, an equal baseline) stands there once.
+    What is the same in all groups of runs (the common expert, an equal baseline) stands there once, with the seeds of
+    all of them.
 
     Raises:
         RunFolderError: a folder is no finished run, a run is there twice, or runs of one seed and of equal settings for
             data and clients differ in partition.
     """
     tagged = [(tag, row) for tag, members in _groups(paths) for row in _rows_of(members)]
-    first: dict[tuple[str, str], Row] = {}
+    shared: dict[tuple[str, str], Row] = {}  # of each method and prediction, with the seeds of all groups
     several = set()  # methods whose figures are not the same in all groups
     for _, row in tagged:
-        same = first.setdefault((row.method, row.prediction), row)
-        if replace(same, seconds=row.seconds) != row:
+        other = shared.setdefault((row.method, row.prediction), row)
+        if not _agree(other, row):
             several.add(row.method)
+        else:
+            shared[row.method, row.prediction] = _joined(other, row)
     rows: dict[tuple[str, str], Row] = {}
     for tag, row in tagged:
         own = tag and (row.is_main or row.method in several)
-        titled = replace(row, method=f"{row.method} [{tag}]") if own else row
-        rows.setdefault((titled.method, titled.prediction), titled)
+        titled = replace(row, method=row.method + _bracketed(tag), settings=tag) if own else row
+        rows.setdefault((titled.method, titled.prediction), titled if own else shared[row.method, row.prediction])
     return list(rows.values())
 
 
@@ -120,83 +97,10 @@ def groups_of(paths: Sequence[Path]) -> list[tuple[str, list[Path]]]:
     Raises:
         RunFolderError: as `compare_runs` does.
     """
-    return [(tag, [run["path"] for run in members]) for tag, members in _groups(paths)]
+    return [(", ".join(tag), [run["path"] for run in members]) for tag, members in _groups(paths)]
 
 
-def reference_of(rows: Sequence[Row], against: str) -> Row:
-    """Returns the row that the others are held against: the first one whose title begins so, or the first of all.
-
-    Args:
-        rows: at least one.
-        against: the beginning of `method, prediction`, capital letters or not; empty: the first row.
-
-    Raises:
-        RunFolderError: no row's title begins so.
-    """
-    for row in rows:
-        if f"{row.method}, {row.prediction}".lower().startswith(against.lower()):
-            return row
-    known = ", ".join(dict.fromkeys(row.method for row in rows))
-    raise RunFolderError(f"--against must be the beginning of a row's title, got '{against}'; hint: one of {known}")
-
-
-def difference(row: Row, reference: Row) -> Difference | None:
-    """Returns how far the row stands above the reference, paired by seed; `None` where they share no seed."""
-    pairs = dict(zip(reference.seeds, reference.accuracies, strict=True))
-    gaps = np.array([own - pairs[seed] for seed, own in zip(row.seeds, row.accuracies, strict=True) if seed in pairs])
-    if not len(gaps):
-        return None
-    if len(gaps) == 1:
-        return Difference(float(gaps[0]), None, None)
-    mean, half = float(gaps.mean()), interval(gaps)
-    return Difference(mean, mean - half, mean + half)
-
-
-def comparison_table(rows: Sequence[Row], against: str = "") -> Table:
-    """Returns the rows as a table for the terminal; differences are to the row that `reference_of` finds."""
-    reference = reference_of(rows, against)
-    caption = (
-        f"%, mean ± std over seeds; worst decile: of the unseen clients; difference: to {reference.method}, "
-        f"{reference.prediction}, paired by seed, with its 95 % interval; seconds: of a round"
-    )
-    table = Table(title="accuracy on unseen clients", title_style="bold", caption=Text(caption), caption_justify="left")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("method", "prediction") else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in _cells(row, reference)))  # Text: a tag in [brackets] is no markup
-    return table
-
-
-def to_markdown(rows: Sequence[Row], against: str = "") -> str:
-    """Returns the rows as a Markdown table."""
-    reference = reference_of(rows, against)
-    titles = {"accuracy": "accuracy, %", "difference": f"to {reference.method}, {reference.prediction}"}
-    head = "| " + " | ".join(titles.get(column, column) for column in COLUMNS) + " |"
-    lines = [head, "|---|---|" + "--:|" * (len(COLUMNS) - 2)]
-    return "\n".join([*lines, *("| " + " | ".join(_cells(row, reference)) + " |" for row in rows)])
-
-
-def to_csv(rows: Sequence[Row]) -> str:
-    """Returns a line for each row and seed; accuracies in [0, 1], experts counted; empty where a method has none.
-
-    `std_over_clients` is that of the accuracies of one seed's unseen clients.
-    """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    head = ("method", "prediction", "seed", "accuracy", "worst_decile", "traffic_bytes", "round_seconds")
-    told_of = {name for row in rows for told in row.measures for name in told if name.startswith(COLD)}
-    names = (*MEASURES, *sorted(told_of, key=lambda name: int(name.removeprefix(COLD))))
-    writer.writerow((*head, *("std_over_clients" if name == "std" else name for name in names)))
-    for row in rows:
-        measures = row.measures or ({},) * len(row.seeds)
-        by_seed = zip(row.seeds, row.accuracies, row.worst, row.traffic, row.seconds, measures, strict=True)
-        for seed, accuracy, worst, traffic, seconds, told in by_seed:
-            own = (row.method, row.prediction, seed, accuracy, worst, traffic or None, seconds or None)
-            writer.writerow((*own, *(told.get(name) for name in names)))
-    return out.getvalue()
-
-
-def _groups(paths: Sequence[Path]) -> list[tuple[str, list[dict[str, Any]]]]:
+def _groups(paths: Sequence[Path]) -> list[tuple[tuple[str, ...], list[dict[str, Any]]]]:
     runs = [_read(open_run_folder(path)) for path in paths]
     _check_partitions(runs)
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -210,27 +114,12 @@ def _groups(paths: Sequence[Path]) -> list[tuple[str, list[dict[str, Any]]]]:
     return [(_tag(key, told), members) for key, members in zip(groups, in_order, strict=True)]
 
 
-def _tag(settings: tuple[Any, ...], names: Sequence[str]) -> str:
-    return ", ".join(f"{name}={dict(settings).get(name)}" for name in names)
+def _tag(settings: tuple[Any, ...], names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{name}={dict(settings).get(name)}" for name in names)
 
 
-def _cells(row: Row, reference: Row) -> tuple[str, ...]:
-    values = 100 * np.asarray(row.accuracies)
-    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    told = None if row == reference else difference(row, reference)
-    gap = "-" if told is None else f"{100 * told.mean:+.1f}"
-    if told is not None and told.low is not None and told.high is not None:
-        gap += f" [{100 * told.low:+.1f}, {100 * told.high:+.1f}]"
-    return (
-        row.method,
-        row.prediction,
-        f"{values.mean():.1f}{spread}",
-        f"{100 * np.mean(row.worst):.1f}",
-        gap,
-        str(len(values)),
-        bytes_text(float(np.mean(row.traffic))) if any(row.traffic) else "-",
-        f"{np.mean(row.seconds):.3g}" if any(row.seconds) else "-",
-    )
+def _bracketed(settings: Sequence[str]) -> str:
+    return f" [{', '.join(settings)}]" if settings else ""
 
 
 def _read(folder: RunFolder) -> dict[str, Any]:
@@ -253,6 +142,35 @@ def _check_partitions(runs: Sequence[dict[str, Any]]) -> None:
                 f"runs of one seed must share a partition to be compared, got {other[0][:12]} in '{other[1]}' and "
                 f"{digest[:12]} in '{run['path']}'"
             )
+
+
+def _agree(one: Row, other: Row) -> bool:
+    """Returns whether two rows share seeds, and all figures but times on them."""
+    first, second = _by_seed(one), _by_seed(other)
+    both = set(first) & set(second)
+    return bool(both) and one.is_main == other.is_main and all(first[seed][:3] == second[seed][:3] for seed in both)
+
+
+def _joined(one: Row, other: Row) -> Row:
+    """Returns the first row with the seeds that the other one has besides."""
+    told = dict(sorted({**_by_seed(other), **_by_seed(one)}.items()))
+    accuracies, worst, traffic, seconds, measures = zip(*told.values(), strict=True)
+    return replace(
+        one,
+        seeds=tuple(told),
+        accuracies=accuracies,
+        worst=worst,
+        traffic=traffic,
+        seconds=seconds,
+        measures=measures,
+    )
+
+
+def _by_seed(row: Row) -> dict[int, tuple[Any, ...]]:
+    """Returns accuracy, worst decile, traffic, seconds and measures of each seed."""
+    measures = row.measures or ({},) * len(row.seeds)
+    figures = zip(row.accuracies, row.worst, row.traffic, row.seconds, measures, strict=True)
+    return dict(zip(row.seeds, figures, strict=True))
 
 
 def _differing_keys(groups: Sequence[dict[str, Any]]) -> list[str]:

@@ -12,7 +12,9 @@ from fedmoe.flower.devices import usable_cores, visible_gpus
 from fedmoe.flower.local_run import check_keys, read_config
 from fedmoe.flower.methods import methods_of
 from fedmoe.flower.preparation import check_plugins
-from fedmoe.recording.comparison import compare_runs, comparison_table
+from fedmoe.recording.comparison import compare_runs
+from fedmoe.recording.comparison_table import comparison_table
+from fedmoe.recording.found_runs import find_runs
 from fedmoe.recording.wording import method_title, percent
 from fedmoe.settings import from_flat
 from fedmoe.sweep.grid import points_of
@@ -61,7 +63,9 @@ def run_sweep(
     finished = [folder for place in places if (folder := place.done()) is not None]
     if finished:
         console.print(comparison_table(compare_runs(finished)))
-        console.print("fedmoe compare " + " ".join(map(str, finished)), soft_wrap=True, highlight=False, markup=False)
+        alone = set(find_runs([output])[0]) == set(finished)
+        named = [output] if alone else finished
+        console.print("fedmoe compare " + " ".join(map(str, named)), soft_wrap=True, highlight=False, markup=False)
     if failed:
         logs = ", ".join(str(place.log) for place in failed)
         raise SweepError(f"{len(failed)} of {len(places)} runs failed; hint: their last words stand in {logs}")

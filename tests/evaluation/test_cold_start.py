@@ -12,7 +12,8 @@ import torch
 
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult, serve_clients
-from fedmoe.recording.comparison import compare_runs, to_csv
+from fedmoe.recording.comparison import compare_runs
+from fedmoe.recording.comparison_table import to_csv
 from fedmoe.settings import from_flat
 from fedmoe.training.samples import ClientSamples
 from tests.evaluation.test_zero_shot import POOL, client, gate_of, pool

@@ -12,17 +12,16 @@ from scipy import stats
 
 from fedmoe.cli import main
 from fedmoe.errors import RunFolderError
-from fedmoe.recording.comparison import (
+from fedmoe.recording.comparison import Row, compare_runs
+from fedmoe.recording.comparison_figure import draw_comparison
+from fedmoe.recording.comparison_table import (
     Difference,
-    Row,
-    compare_runs,
     comparison_table,
     difference,
     reference_of,
     to_csv,
     to_markdown,
 )
-from fedmoe.recording.comparison_figure import draw_comparison
 from fedmoe.recording.found_runs import find_runs
 from fedmoe.recording.run_folder import RunFolder
 from fedmoe.settings import from_flat
@@ -64,13 +63,40 @@ def test_baselines_that_differ_are_all_kept_and_tagged(tmp_path: Path) -> None:
     assert methods == [("Common expert [gate.name=mlp]", 0.8), ("Common expert [gate.name=random]", 0.7)]
 
 
+def test_an_equal_baseline_stands_once_with_the_seeds_of_all_groups(tmp_path: Path) -> None:
+    runs = [finished(tmp_path / f"a{seed}", seed, 0.8) for seed in (0, 1)]
+    runs += [finished(tmp_path / f"b{seed}", seed, 0.8, gate__name="random") for seed in (1, 2)]
+    alone = [row for row in compare_runs(runs) if row.prediction == "alone"]
+    assert [(row.method, row.seeds, row.accuracies, len(row.measures)) for row in alone] == [
+        ("Common expert", (0, 1, 2), (0.8, 0.8, 0.8), 3)
+    ]
+    apart = compare_runs([runs[0], runs[3]])  # no seed that both have: nothing tells that they are equal
+    assert len([row for row in apart if row.prediction == "alone"]) == 2
+
+
+def test_the_terminal_tells_once_what_a_methods_rows_share(tmp_path: Path) -> None:
+    console = Console(width=80, record=True, file=StringIO())
+    runs = [finished(tmp_path / f"a{seed}", seed, 0.7 + seed / 10) for seed in (0, 1, 2)]
+    runs += [finished(tmp_path / "b0", 0, 0.6, gate__name="random")]
+    console.print(comparison_table(compare_runs(runs)))
+    text = console.export_text()
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert [line for line in lines if "±" in line][:2] == [
+        "FedJETs zero-shot 80.0 ± 10.0 80.0 -",
+        "gate.name=mlp mixture of held 80.0 ± 10.0 80.0 +0.0 [+0.0, +0.0]",
+    ]
+    assert "3 seeds, 6 B, 250 ms a round" in " ".join(lines)
+    assert "1 seed, 6 B, 250 ms a round" in " ".join(lines)
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_the_terminal_shows_the_tags(tmp_path: Path) -> None:
     console = Console(width=120, record=True, file=StringIO())
     runs = [finished(tmp_path / "a", 0, 0.8), finished(tmp_path / "b", 0, 0.7, gate__name="random")]
     console.print(comparison_table(compare_runs(runs)))
     console.print(comparison_table(compare_runs(runs), against="FedJETs [gate.name=r"))
     text = console.export_text()
-    assert "[gate.name=random]" in text
+    assert "gate.name=random" in text
     assert "difference: to FedJETs [gate.name=random]" in " ".join(text.split())
 
 
