@@ -13,6 +13,7 @@ from fedmoe.errors import FedmoeError
 
 __all__ = ["main", "told_in_a_line"]
 
+# What an argument is, each command's own text tells: typer 0.20 loses an argument's help with click 8.5.
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -23,14 +24,17 @@ def about() -> None:
 
 @cli.command()
 def run(
-    simulation: Annotated[Path, typer.Argument(help="folder of a Flower app, such as simulations/quickstart")],
+    simulation: Annotated[Path, typer.Argument()],
     run_config: Annotated[
         list[str] | None, typer.Option("--run-config", "-c", help='as flwr run: "key=value ..." or a TOML file')
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="run folder to go on with")] = None,
     nodes: Annotated[int, typer.Option(min=0, help="SuperNodes in this process; 0: two, or one a GPU")] = 0,
 ) -> None:
-    """Run a simulation in this process: no Ray, no SuperLink; same settings, same numbers as `flwr run`."""
+    """Run SIMULATION in this process: no Ray, no SuperLink; same settings, same numbers as `flwr run`.
+
+    SIMULATION: the folder of a Flower app, such as simulations/quickstart.
+    """
     from fedmoe.flower.local_run import run_locally
 
     run_locally(simulation, run_config or [], resume, nodes)
@@ -38,7 +42,7 @@ def run(
 
 @cli.command()
 def sweep(
-    simulation: Annotated[Path, typer.Argument(help="folder of a Flower app, such as simulations/quickstart")],
+    simulation: Annotated[Path, typer.Argument()],
     over: Annotated[list[str], typer.Option(help='the grid: "gate.name=mlp,random seed=0..4"')],
     output: Annotated[
         Path | None,
@@ -53,15 +57,18 @@ def sweep(
     ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="runs at a time; 0: one a core, one where there is a GPU")] = 0,
 ) -> None:
-    """Run a simulation for every combination of some settings, and compare; what is done already is skipped."""
+    """Run SIMULATION for every combination of some settings, and compare; what is done already is skipped.
+
+    SIMULATION: the folder of a Flower app, such as simulations/quickstart.
+    """
     from fedmoe.sweep.command import run_sweep
 
     run_sweep(simulation, over, output.absolute() if output else None, run_config or [], jobs)
 
 
 @cli.command()
-def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
-    """Write a run's report.html again."""
+def report(run_folder: Annotated[Path, typer.Argument()]) -> None:
+    """Write the report.html of RUN_FOLDER, the folder of a run, again."""
     from fedmoe.recording.report import write_report
 
     Console().print(str(write_report(run_folder.absolute())), soft_wrap=True, highlight=False)
@@ -69,9 +76,7 @@ def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> 
 
 @cli.command()
 def compare(
-    run_folders: Annotated[
-        list[Path], typer.Argument(help="run folders of one or several seeds, or folders with runs below, as a sweep's")
-    ],
+    run_folders: Annotated[list[Path], typer.Argument()],
     markdown: Annotated[bool, typer.Option(help="print a Markdown table")] = False,
     against: Annotated[
         str, typer.Option(help="the row that differences are to, by how it begins: 'FedAvg, with'")
@@ -79,7 +84,10 @@ def compare(
     csv: Annotated[Path | None, typer.Option(help="file for a line a row and seed")] = None,
     figure: Annotated[Path | None, typer.Option(help="file (.svg, .png, .pdf) for accuracy over bytes sent")] = None,
 ) -> None:
-    """Print the methods of several runs side by side: mean and deviation over seeds, differences paired by seed."""
+    """Print the methods of several runs side by side: mean and deviation over seeds, differences paired by seed.
+
+    RUN_FOLDERS: folders of runs, of one or several seeds, or folders with runs below, such as a sweep's.
+    """
     from fedmoe.recording.comparison import compare_runs
     from fedmoe.recording.comparison_table import comparison_table, to_csv, to_markdown
     from fedmoe.recording.found_runs import find_runs
@@ -108,7 +116,7 @@ def compare(
 
 @cli.command()
 def personalize(
-    run_folder: Annotated[Path, typer.Argument(help="a run folder; the run may have been cut off")],
+    run_folder: Annotated[Path, typer.Argument()],
     images: Annotated[Path | None, typer.Option(help="your pictures: a folder, or a tar archive")] = None,
     client: Annotated[int | None, typer.Option(help="an unseen client of the run, from 0; without --images: 0")] = None,
     method: Annotated[str, typer.Option(help="a method of the run, such as a baseline; empty: the main one")] = "",
@@ -116,7 +124,10 @@ def personalize(
     seed: Annotated[int | None, typer.Option(help="of that lot; the run's when not given")] = None,
     output: Annotated[Path | None, typer.Option(help="the page; when not given, in RUN_FOLDER/personalized")] = None,
 ) -> None:
-    """Serve a fresh client by a trained pool: rank on unlabelled images, fetch the best K experts, write a page."""
+    """Serve a fresh client by a trained pool: rank on unlabelled images, fetch the best K experts, write a page.
+
+    RUN_FOLDER: of the run that trained the pool; it may have been cut off.
+    """
     from fedmoe.personal.command import run_personalize
 
     run_personalize(run_folder, images, client, method, samples, seed, output)

@@ -75,9 +75,12 @@ def test_a_report_on_what_is_no_run_is_one_line(tmp_path, capsys):
     ("words", "told"),
     [
         (["--help"], ("run", "report", "Federated mixtures of experts on Flower")),
-        (["run", "--help"], ("SIMULATION", "--run-config", "--resume", "--nodes")),
-        (["report", "--help"], ("RUN_FOLDER",)),
-        (["personalize", "--help"], ("RUN_FOLDER", "--images", "--client", "--method", "--samples", "--output")),
+        (["run", "--help"], ("SIMULATION: the folder of", "--run-config", "--resume", "--nodes")),
+        (["report", "--help"], ("RUN_FOLDER, the folder of a run",)),
+        (
+            ["personalize", "--help"],
+            ("RUN_FOLDER: of the run", "--images", "--client", "--method", "--samples", "--output"),
+        ),
     ],
 )
 def test_help_names_every_command_and_option(words, told, capsys):

@@ -18,7 +18,7 @@ from fedmoe.recording.found_runs import find_runs
 from fedmoe.recording.wording import method_title, percent
 from fedmoe.settings import from_flat
 from fedmoe.sweep.grid import points_of
-from fedmoe.sweep.place import Place, sweep_folder
+from fedmoe.sweep.place import Place, folder_of, sweep_folder
 from fedmoe.sweep.running import Told, run_all
 
 __all__ = ["places_of", "run_sweep"]
@@ -88,7 +88,7 @@ def places_of(simulation: Path, over: Sequence[str], output: Path, overrides: Se
         settings = from_flat(config)
         check_plugins(settings)
         methods_of(settings)
-        place = Place(point, config, output / point.name)
+        place = Place(point, config, folder_of(output, point))
         place.check()
         places.append(place)
     return places

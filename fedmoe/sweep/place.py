@@ -13,7 +13,7 @@ from fedmoe.references import file_hashes
 from fedmoe.settings import from_flat, to_flat
 from fedmoe.sweep.grid import Point
 
-__all__ = ["Place", "sweep_folder"]
+__all__ = ["Place", "folder_of", "sweep_folder"]
 
 FREE = {"output-dir", "resume", "train.workers"}  # what changes no figure
 
@@ -78,6 +78,18 @@ class Place:
         """Returns the run folder of a finished run, if there is one."""
         newest = self.newest()
         return newest if newest is not None and (newest / "summary.json").is_file() else None
+
+
+def folder_of(output: Path, point: Point) -> Path:
+    """Returns a run's folder in a sweep's: one that is there already, if the grid's keys came in another order.
+
+    Args:
+        output: the sweep's.
+        point: the run's.
+    """
+    words = sorted(point.name.split(","))
+    there = (folder for folder in output.glob("*/") if sorted(folder.name.split(",")) == words)
+    return min(there, default=output / point.name)
 
 
 def sweep_folder(simulation: str, plain: Mapping[str, Any], config: Mapping[str, Any]) -> Path:

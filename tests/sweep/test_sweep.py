@@ -50,7 +50,8 @@ def test_two_methods_and_two_seeds_of_digits(tmp_path: Path, capsys: pytest.Capt
     for file in before:
         summary = json.loads(Path(file).read_text())
         assert f"strategy.name={summary['strategy']},seed={summary['seed']}" in file
-    run_sweep(QUICKSTART, [GRID], output, [SHORT], jobs=1)
+    in_another_order = " ".join(reversed(GRID.split()))
+    run_sweep(QUICKSTART, [in_another_order], output, [SHORT], jobs=1)
     assert capsys.readouterr().out.count(": done before, ") == 4
     assert stamps(output) == before
     run_sweep(QUICKSTART, [GRID.replace("0..1", "0")], output, [SHORT])
