@@ -12,22 +12,29 @@ from fedmoe.recording.run_record import RunRecord, read_run
 
 __all__ = ["Curve", "draw_comparison"]
 
+VARIANTS = {
+    "zero_shot": "as it is",
+    "zero_shot_em": "with prior correction",
+    "zero_shot_guarded": "with guarded correction",
+}
 Curve = list[tuple[float, float]]
 """Bytes sent so far, and mean accuracy on unseen clients, at each evaluation."""
 
 
 def draw_comparison(paths: Sequence[Path]) -> Figure:
-    """Returns a panel for predictions as they are, and one with prior correction; bands are the seeds' least and most.
+    """Returns a panel for each way to predict that is told: as it is, with prior correction, with guarded correction.
+
+    A line is the mean over seeds; bands are the seeds' least and most.
 
     Args:
         paths: run folders, as `compare_runs` takes them.
     """
     with styled():
-        figure, panels = blank(4.2, columns=2)
         lines = curves_of(paths)
-        for axes, variant, title in zip(
-            panels, ("zero_shot", "zero_shot_em"), ("as it is", "with prior correction"), strict=True
-        ):
+        told = {variant for own in lines.values() for variant, curves in own.items() if any(curves)}
+        shown = [variant for variant in VARIANTS if variant in told] or [next(iter(VARIANTS))]
+        figure, panels = blank(4.2 + 0.2 * len(lines), columns=len(shown))
+        for axes, variant in zip(panels, shown, strict=True):
             for number, (name, by_variant) in enumerate(lines.items()):
                 curves = by_variant.get(variant, [])
                 length = min((len(curve) for curve in curves), default=0)
@@ -38,14 +45,14 @@ def draw_comparison(paths: Sequence[Path]) -> Figure:
                 colour = METHODS[number % len(METHODS)]
                 axes.plot(x, y.mean(axis=0), color=colour, marker="o", markersize=3, label=name)
                 axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-            axes.set_title(title)
+            axes.set_title(VARIANTS[variant])
             axes.set_xlabel("sent so far, both ways (GB)")
-            axes.set_ylabel("accuracy on unseen clients (%)")
             axes.grid(axis="y")
+        panels[0].set_ylabel("accuracy on unseen clients (%)")
         bounds = [axes.get_ylim() for axes in panels]
         for axes in panels:
             axes.set_ylim(min(low for low, _ in bounds), max(high for _, high in bounds))
-        panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left")
     return figure
 
 
@@ -60,7 +67,7 @@ def curves_of(paths: Sequence[Path]) -> dict[str, dict[str, list[Curve]]]:
             record = read_run(path)
             for method in record.rounds:
                 by_variant = own.setdefault((record.title(method), method == record.main), {})
-                for variant in ("zero_shot", "zero_shot_em"):
+                for variant in VARIANTS:
                     by_variant.setdefault(variant, []).append(curve_of(record, method, variant))
         for (title, is_main), curves in own.items():
             drawn.append((tag, title, is_main, curves))

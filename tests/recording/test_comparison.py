@@ -226,13 +226,16 @@ def test_runs_that_deal_data_in_other_ways_stand_side_by_side_under_their_settin
 
 def test_the_figure_has_a_line_for_each_method_over_the_bytes_that_it_has_sent(tmp_path: Path) -> None:
     runs = [
-        run_small(tmp_path / f"{name}{seed}", settings=small_config(seed=seed, strategy__name=name))
+        run_small(
+            tmp_path / f"{name}{seed}", settings=small_config(seed=seed, strategy__name=name, evaluate__doubt=0.15)
+        )
         for name in ("fedavg", "scaffold")
         for seed in (0, 1)
     ]
-    left, right = draw_comparison(runs).axes
-    assert left.get_ylim() == right.get_ylim()
-    for axes, variant in ((left, "zero_shot"), (right, "zero_shot_em")):
+    panels = draw_comparison(runs).axes
+    left, variants = panels[0], ("zero_shot", "zero_shot_em", "zero_shot_guarded")
+    assert {axes.get_ylim() for axes in panels} == {left.get_ylim()}
+    for axes, variant in zip(panels, variants, strict=True):
         assert len(axes.lines) == 2
         for line, pair in zip(axes.lines, (runs[:2], runs[2:]), strict=True):
             x, y = line.get_data()
