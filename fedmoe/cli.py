@@ -97,7 +97,8 @@ def compare(
     if markdown:
         Console(soft_wrap=True).print(to_markdown(rows, against), highlight=False, markup=False)
     else:
-        Console().print(comparison_table(rows, against))
+        console = Console()
+        console.print(comparison_table(rows, against, console.width))
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     if unfinished:
         notes.print(f"left out, not finished: {', '.join(map(str, unfinished))}")

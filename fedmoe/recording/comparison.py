@@ -10,7 +10,7 @@ from fedmoe.recording.run_folder import RunFolder, open_run_folder
 from fedmoe.recording.wording import method_title, variant_title
 from fedmoe.settings import to_flat
 
-__all__ = ["COLD", "MEASURES", "Row", "compare_runs", "groups_of"]
+__all__ = ["COLD", "MEASURES", "Row", "compare_runs", "groups_of", "joined"]
 
 NOT_COMPARED = {"seed", "output-dir", "resume", "simulation", "evaluate.baselines", "data.root", "train.workers"}
 DEALT_BY = ("data.", "clients.", "experts.num")  # what settings decide who holds what
@@ -75,20 +75,39 @@ def compare_runs(paths: Sequence[Path]) -> list[Row]:
             data and clients differ in partition.
     """
     tagged = [(tag, row) for tag, members in _groups(paths) for row in _rows_of(members)]
-    shared: dict[tuple[str, str], Row] = {}  # of each method and prediction, with the seeds of all groups
-    several = set()  # methods whose figures are not the same in all groups
+    same: dict[tuple[str, str], list[Row]] = {}
     for _, row in tagged:
-        other = shared.setdefault((row.method, row.prediction), row)
-        if not _agree(other, row):
-            several.add(row.method)
-        else:
-            shared[row.method, row.prediction] = _joined(other, row)
+        same.setdefault((row.method, row.prediction), []).append(row)
+    shared = {key: _shared(members) for key, members in same.items()}
+    several = {method for (method, _), row in shared.items() if row is None}  # not the same in all groups
     rows: dict[tuple[str, str], Row] = {}
     for tag, row in tagged:
-        own = tag and (row.is_main or row.method in several)
-        titled = replace(row, method=row.method + _bracketed(tag), settings=tag) if own else row
-        rows.setdefault((titled.method, titled.prediction), titled if own else shared[row.method, row.prediction])
+        whole = None if tag and (row.is_main or row.method in several) else shared[row.method, row.prediction]
+        titled = whole or replace(row, method=row.method + _bracketed(tag), settings=tag)
+        rows.setdefault((titled.method, titled.prediction), titled)
     return list(rows.values())
+
+
+def joined(told: Sequence[Mapping[int, Any]]) -> dict[int, Any] | None:
+    """Returns what several groups of runs tell, seed by seed, if it is the same; `None` if nothing says that it is.
+
+    It is the same where groups agree on all seeds that they share, and shared seeds lead from each group to all others.
+
+    >>> joined([{0: "a", 1: "b"}, {2: "c", 3: "d"}, {1: "b", 2: "c"}])
+    {0: 'a', 1: 'b', 2: 'c', 3: 'd'}
+    >>> joined([{0: "a"}, {1: "b"}]), joined([{0: "a"}, {0: "b"}])
+    (None, None)
+    """
+    whole, rest = dict(told[0]), list(told[1:])
+    while rest:
+        number = next((number for number, own in enumerate(rest) if set(own) & set(whole)), None)
+        if number is None:
+            return None
+        own = rest.pop(number)
+        if any(own[seed] != whole[seed] for seed in set(own) & set(whole)):
+            return None
+        whole |= own
+    return dict(sorted(whole.items()))
 
 
 def groups_of(paths: Sequence[Path]) -> list[tuple[str, list[Path]]]:
@@ -144,20 +163,20 @@ def _check_partitions(runs: Sequence[dict[str, Any]]) -> None:
             )
 
 
-def _agree(one: Row, other: Row) -> bool:
-    """Returns whether two rows share seeds, and all figures but times on them."""
-    first, second = _by_seed(one), _by_seed(other)
-    both = set(first) & set(second)
-    return bool(both) and one.is_main == other.is_main and all(first[seed][:3] == second[seed][:3] for seed in both)
-
-
-def _joined(one: Row, other: Row) -> Row:
-    """Returns the first row with the seeds that the other one has besides."""
-    told = dict(sorted({**_by_seed(other), **_by_seed(one)}.items()))
-    accuracies, worst, traffic, seconds, measures = zip(*told.values(), strict=True)
+def _shared(rows: Sequence[Row]) -> Row | None:
+    """Returns a method's row with the seeds of all groups; `None` where their figures, but for times, differ."""
+    figures = joined([dict(zip(row.seeds, _figures(row), strict=True)) for row in rows])
+    if figures is None or len({row.is_main for row in rows}) > 1:
+        return None
+    timed: dict[int, tuple[Any, ...]] = {}
+    for row in reversed(rows):  # so that the first group's times count
+        measures = row.measures or ({},) * len(row.seeds)
+        timed |= dict(zip(row.seeds, zip(row.seconds, measures, strict=True), strict=True))
+    accuracies, worst, traffic = zip(*figures.values(), strict=True)
+    seconds, measures = zip(*(timed[seed] for seed in figures), strict=True)
     return replace(
-        one,
-        seeds=tuple(told),
+        rows[0],
+        seeds=tuple(figures),
         accuracies=accuracies,
         worst=worst,
         traffic=traffic,
@@ -166,11 +185,8 @@ def _joined(one: Row, other: Row) -> Row:
     )
 
 
-def _by_seed(row: Row) -> dict[int, tuple[Any, ...]]:
-    """Returns accuracy, worst decile, traffic, seconds and measures of each seed."""
-    measures = row.measures or ({},) * len(row.seeds)
-    figures = zip(row.accuracies, row.worst, row.traffic, row.seconds, measures, strict=True)
-    return dict(zip(row.seeds, figures, strict=True))
+def _figures(row: Row) -> list[tuple[float, float, float]]:
+    return list(zip(row.accuracies, row.worst, row.traffic, strict=True))
 
 
 def _differing_keys(groups: Sequence[dict[str, Any]]) -> list[str]:

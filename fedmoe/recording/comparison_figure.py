@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from fedmoe.recording.comparison import groups_of
+from fedmoe.recording.comparison import groups_of, joined
 from fedmoe.recording.plots import METHODS, blank, styled
 from fedmoe.recording.run_record import RunRecord, read_run
 
@@ -19,6 +19,9 @@ VARIANTS = {
 }
 Curve = list[tuple[float, float]]
 """Bytes sent so far, and mean accuracy on unseen clients, at each evaluation."""
+BySeed = dict[int, dict[str, Curve]]
+"""A method's curve of each prediction, by seed."""
+DASHES = ("-", "--", ":", "-.")  # once all colours are there, they come again in other dashes
 
 
 def draw_comparison(paths: Sequence[Path]) -> Figure:
@@ -43,7 +46,8 @@ def draw_comparison(paths: Sequence[Path]) -> Figure:
                 values = np.array([curve[:length] for curve in curves])
                 x, y = values[:, :, 0].mean(axis=0) / 1e9, 100 * values[:, :, 1]
                 colour = METHODS[number % len(METHODS)]
-                axes.plot(x, y.mean(axis=0), color=colour, marker="o", markersize=3, label=name)
+                dashes = DASHES[number // len(METHODS) % len(DASHES)]
+                axes.plot(x, y.mean(axis=0), dashes, color=colour, marker="o", markersize=3, label=name)
                 axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.15, linewidth=0)
             axes.set_title(VARIANTS[variant])
             axes.set_xlabel("sent so far, both ways (GB)")
@@ -58,25 +62,22 @@ def draw_comparison(paths: Sequence[Path]) -> Figure:
 
 def curves_of(paths: Sequence[Path]) -> dict[str, dict[str, list[Curve]]]:
     """Returns, by method (with the settings in which its runs differ), the curves of its seeds for each prediction."""
-    first: dict[str, dict[str, list[Curve]]] = {}
-    several = set()  # methods whose curves are not the same in all groups
-    drawn: list[tuple[str, str, bool, dict[str, list[Curve]]]] = []
+    drawn: list[tuple[str, str, bool, BySeed]] = []
     for tag, members in groups_of(paths):
-        own: dict[tuple[str, bool], dict[str, list[Curve]]] = {}
+        own: dict[tuple[str, bool], BySeed] = {}
         for path in members:
             record = read_run(path)
             for method in record.rounds:
-                by_variant = own.setdefault((record.title(method), method == record.main), {})
-                for variant in VARIANTS:
-                    by_variant.setdefault(variant, []).append(curve_of(record, method, variant))
-        for (title, is_main), curves in own.items():
-            drawn.append((tag, title, is_main, curves))
-            if first.setdefault(title, curves) != curves:
-                several.add(title)
-    return {
-        f"{title} [{tag}]" if tag and (is_main or title in several) else title: curves
-        for tag, title, is_main, curves in drawn
-    }
+                curves = {variant: curve_of(record, method, variant) for variant in VARIANTS}
+                own.setdefault((record.title(method), method == record.main), {})[record.summary["seed"]] = curves
+        drawn += [(tag, title, is_main, by_seed) for (title, is_main), by_seed in own.items()]
+    titles = dict.fromkeys(title for _, title, _, _ in drawn)
+    shared = {title: joined([by_seed for _, own, _, by_seed in drawn if own == title]) for title in titles}
+    found: dict[str, BySeed] = {}
+    for tag, title, is_main, by_seed in drawn:
+        whole = None if tag and is_main else shared[title]
+        found.setdefault(f"{title} [{tag}]" if tag and whole is None else title, whole or by_seed)
+    return {title: {v: [own[v] for own in by_seed.values()] for v in VARIANTS} for title, by_seed in found.items()}
 
 
 def curve_of(record: RunRecord, method: str, variant: str) -> Curve:

@@ -21,7 +21,10 @@ __all__ = ["Difference", "comparison_table", "difference", "reference_of", "to_c
 
 COLUMNS = ("method", "prediction", "accuracy", "worst decile", "difference", "seeds", "traffic", "seconds")
 SHOWN = COLUMNS[:5]  # in the terminal; the others stand below a method's name
-TEXTS = ("method", "prediction")
+UNBROKEN = ("accuracy", "worst decile")
+LEAST = {"method": 24, "difference": 19}  # characters that are not broken, however narrow the terminal
+LABEL, WIDE = 40, 96  # a method's characters where the terminal has so many columns
+NARROW = 11  # characters of a prediction where it has less
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,13 @@ class Difference:
         mean: over the seeds that both have, in [-1, 1].
         low: lower end of the 95 % confidence interval of the mean (Student's t over seeds); `None` for a single seed.
         high: its upper end.
+        pairs: the seeds that both have.
     """
 
     mean: float
     low: float | None
     high: float | None
+    pairs: int
 
 
 def reference_of(rows: Sequence[Row], against: str) -> Row:
@@ -63,34 +68,44 @@ def difference(row: Row, reference: Row) -> Difference | None:
     if not len(gaps):
         return None
     if len(gaps) == 1:
-        return Difference(float(gaps[0]), None, None)
+        return Difference(float(gaps[0]), None, None, 1)
     mean, half = float(gaps.mean()), interval(gaps)
-    return Difference(mean, mean - half, mean + half)
+    return Difference(mean, mean - half, mean + half, len(gaps))
 
 
-def comparison_table(rows: Sequence[Row], against: str = "") -> Table:
+def comparison_table(rows: Sequence[Row], against: str = "", width: int = WIDE) -> Table:
     """Returns the rows as a table for the terminal; differences are to the row that `reference_of` finds.
 
     What the rows of a method share stands once, below its name: settings, seeds, traffic, seconds a round.
+
+    Args:
+        rows: at least one.
+        against: as `reference_of` takes it.
+        width: of the terminal, in characters; 80 are enough.
     """
     reference = reference_of(rows, against)
     caption = (
         f"%, mean ± std over seeds; worst decile: of the unseen clients; difference: to {reference.method}, "
-        f"{reference.prediction}, paired by seed, with its 95 % interval"
+        f"{reference.prediction}, paired by seed, over the seeds that both have, with its 95 % interval"
     )
     table = Table(
         title="accuracy on unseen clients",
         title_style="bold",
         caption=Text(caption),
         caption_justify="left",
-        box=box.HORIZONTALS,
-        pad_edge=False,
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for column in SHOWN:
-        justify: JustifyMethod = "left" if column in TEXTS else "right"
-        table.add_column(column.replace(" ", "\n"), justify=justify, overflow="fold", no_wrap=column not in TEXTS)
+        justify: JustifyMethod = "left" if column in ("method", "prediction") else "right"
+        head = column.replace(" ", "\n")
+        most = NARROW if column == "prediction" and width < WIDE else None
+        no_wrap = column in UNBROKEN
+        table.add_column(head, justify=justify, no_wrap=no_wrap, min_width=LEAST.get(column), max_width=most)
+    label = LABEL if width >= WIDE else LEAST["method"]
     for _, members in groupby(rows, key=lambda row: row.method):
-        for cells in _section(list(members), reference):
+        for cells in _section(list(members), reference, label):
             table.add_row(*map(Text, cells))  # Text: a tag in [brackets] is no markup
         table.add_section()
     return table
@@ -132,6 +147,8 @@ def _cells(row: Row, reference: Row) -> tuple[str, ...]:
     gap = "-" if told is None else f"{100 * told.mean:+.1f}"
     if told is not None and told.low is not None and told.high is not None:
         gap += f" [{100 * told.low:+.1f}, {100 * told.high:+.1f}]"
+    if told is not None and told.pairs < len(values):
+        gap += f" over {_counted(str(told.pairs))}"
     return (
         row.method,
         row.prediction,
@@ -144,18 +161,24 @@ def _cells(row: Row, reference: Row) -> tuple[str, ...]:
     )
 
 
-def _section(rows: Sequence[Row], reference: Row) -> list[tuple[str, ...]]:
+def _section(rows: Sequence[Row], reference: Row, label: int) -> list[tuple[str, ...]]:
     """Returns a method's rows of cells for the terminal; beside the first of them all that they share."""
-    first = _cells(rows[0], reference)
-    seeds, traffic, seconds = first[5:]
-    told = [_counted(seeds), traffic if traffic != "-" else ""]
-    told.append(f"{seconds_text(float(np.mean(rows[0].seconds)))} a round" if seconds != "-" else "")
-    shared = [rows[0].name, *(f" {setting}" for setting in rows[0].settings), f" {', '.join(filter(None, told))}"]
+    seeds, traffic, seconds = _cells(rows[0], reference)[5:]
+    shared = [rows[0].name, *(line for setting in rows[0].settings for line in _setting_lines(setting, label))]
+    shared.append(f" {_counted(seeds)}" + (f", {traffic}" if traffic != "-" else ""))
+    shared += [f" {seconds_text(float(np.mean(rows[0].seconds)))} a round"] if seconds != "-" else []
     lines = []
     for row in rows:
         _, prediction, accuracy, worst, gap, own, *_ = _cells(row, reference)
-        lines.append((prediction if own == seeds else f"{prediction} ({_counted(own)})", accuracy, worst, gap))
+        titled = prediction if own == seeds else f"{prediction} ({_counted(own)})"
+        lines.append((titled, accuracy, worst, gap.replace(" over ", "\nover ")))
     return [(left or "", *(line or ("",) * 4)) for left, line in zip_longest(shared, lines)]
+
+
+def _setting_lines(setting: str, label: int) -> list[str]:
+    """Returns a setting in one line, or its section and the rest in two where it is longer than `label`."""
+    section, dot, rest = setting.partition(".")
+    return [f" {setting}"] if len(setting) < label or not dot else [f" {section}.", f"  {rest}"]
 
 
 def _counted(seeds: str) -> str:

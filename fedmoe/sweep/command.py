@@ -62,7 +62,7 @@ def run_sweep(
         failed = run_all(simulation, places, jobs, tell)
     finished = [folder for place in places if (folder := place.done()) is not None]
     if finished:
-        console.print(comparison_table(compare_runs(finished)))
+        console.print(comparison_table(compare_runs(finished), width=console.width))
         alone = set(find_runs([output])[0]) == set(finished)
         named = [output] if alone else finished
         console.print("fedmoe compare " + " ".join(map(str, named)), soft_wrap=True, highlight=False, markup=False)

@@ -1,6 +1,7 @@
 """Where a sweep's runs stand: a folder each, in which a run is begun, gone on with, or found to be done."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,9 +88,12 @@ def folder_of(output: Path, point: Point) -> Path:
         output: the sweep's.
         point: the run's.
     """
-    words = sorted(point.name.split(","))
-    there = (folder for folder in output.glob("*/") if sorted(folder.name.split(",")) == words)
-    return min(there, default=output / point.name)
+    named = output / point.name
+    words = [Point((setting,)).name for setting in point.settings]
+    parts = sorted(point.name.split(","))
+    there = (folder for folder in sorted(output.glob("*/")) if sorted(folder.name.split(",")) == parts)
+    ours = (folder for folder in there if folder.name in map(",".join, itertools.permutations(words)))
+    return named if named.is_dir() else next(ours, named)
 
 
 def sweep_folder(simulation: str, plain: Mapping[str, Any], config: Mapping[str, Any]) -> Path:

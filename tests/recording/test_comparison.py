@@ -4,6 +4,7 @@ import csv
 import json
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from fedmoe.settings import from_flat
 from tests.small import rounds_of, run_small, small_config
 
 
-def finished(folder: Path, seed: int, accuracy: float, partition: str = "p", **flat: str) -> Path:
+def finished(folder: Path, seed: int, accuracy: float, partition: str = "p", **flat: Any) -> Path:
     folder.mkdir(parents=True)
     run = RunFolder(folder)
     run.write_settings(from_flat({"seed": seed} | {name.replace("__", "."): value for name, value in flat.items()}))
@@ -70,24 +71,32 @@ def test_an_equal_baseline_stands_once_with_the_seeds_of_all_groups(tmp_path: Pa
     assert [(row.method, row.seeds, row.accuracies, len(row.measures)) for row in alone] == [
         ("Common expert", (0, 1, 2), (0.8, 0.8, 0.8), 3)
     ]
+    again = compare_runs([*runs, finished(tmp_path / "c3", 3, 0.8, gate__name="uniform")])
+    assert len([row for row in again if row.prediction == "alone"]) == 3
     apart = compare_runs([runs[0], runs[3]])  # no seed that both have: nothing tells that they are equal
     assert len([row for row in apart if row.prediction == "alone"]) == 2
 
 
 def test_the_terminal_tells_once_what_a_methods_rows_share(tmp_path: Path) -> None:
-    console = Console(width=80, record=True, file=StringIO())
     runs = [finished(tmp_path / f"a{seed}", seed, 0.7 + seed / 10) for seed in (0, 1, 2)]
-    runs += [finished(tmp_path / "b0", 0, 0.6, gate__name="random")]
-    console.print(comparison_table(compare_runs(runs)))
-    text = console.export_text()
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert [line for line in lines if "±" in line][:2] == [
-        "FedJETs zero-shot 80.0 ± 10.0 80.0 -",
-        "gate.name=mlp mixture of held 80.0 ± 10.0 80.0 +0.0 [+0.0, +0.0]",
-    ]
-    assert "3 seeds, 6 B, 250 ms a round" in " ".join(lines)
-    assert "1 seed, 6 B, 250 ms a round" in " ".join(lines)
-    assert max(map(len, text.splitlines())) <= 80
+    more = {"gate__name": "random", "train__logit-adjustment": True}
+    runs += [finished(tmp_path / f"b{seed}", seed, 0.6 + seed / 9, **more) for seed in (0, 1)]
+    told = {}
+    for width in (80, 120):
+        console = Console(width=width, record=True, file=StringIO())
+        console.print(comparison_table(compare_runs(runs), width=width))
+        text = console.export_text()
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+        told[width] = " ".join(text.split())
+    for text in told.values():
+        assert "FedJETs zero-shot 80.0 ± 10.0 80.0 - gate.name=mlp mixture" in text
+        assert "80.0 ± 10.0 80.0 +0.0 [+0.0, +0.0]" in text
+        assert "3 seeds, 6 B 250 ms a round" in text
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(comparison_table(compare_runs(runs), "FedJETs [gate.name=random", width=80))
+    assert "over 2 seeds" in " ".join(console.export_text().split()), "the others have a third"
+    assert "train.logit-adjustment=False" in told[120]
+    assert "logit-adjustment=False" in told[80], "not broken but at its section"
 
 
 def test_the_terminal_shows_the_tags(tmp_path: Path) -> None:
@@ -169,8 +178,9 @@ def test_differences_are_paired_by_seed_with_students_interval() -> None:
     assert told is not None
     expected = stats.ttest_rel(two.accuracies[:3], one.accuracies).confidence_interval(0.95)
     assert told.mean == pytest.approx(0.02)
+    assert told.pairs == 3
     assert (told.low, told.high) == pytest.approx((expected.low, expected.high))
-    assert difference(row("c", {0: 0.4}), one) == Difference(pytest.approx(-0.1), None, None)
+    assert difference(row("c", {0: 0.4}), one) == Difference(pytest.approx(-0.1), None, None, 1)
     assert difference(row("c", {9: 0.4}), one) is None
 
 

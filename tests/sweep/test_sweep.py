@@ -16,7 +16,8 @@ from fedmoe.flower.local_run import read_config
 from fedmoe.flower.server_app import changed_note
 from fedmoe.recording.run_folder import open_run_folder
 from fedmoe.sweep.command import places_of, run_sweep
-from fedmoe.sweep.place import sweep_folder
+from fedmoe.sweep.grid import Point
+from fedmoe.sweep.place import folder_of, sweep_folder
 from fedmoe.sweep.running import Told, run_all
 
 ROOT = Path(__file__).parents[2]
@@ -195,3 +196,15 @@ def test_a_run_of_a_file_that_has_changed_since_is_refused_and_a_resumed_one_say
         places_of(QUICKSTART, grid, output, [short], jobs=1)
     (note,) = changed_note(open_run_folder(run), settings)
     assert "mine.py:Mine has changed since this run began" in note
+
+
+def test_a_runs_folder_is_found_in_any_order_of_keys_and_its_own_name_comes_first(tmp_path: Path) -> None:
+    one, other = Point((("a", "x"), ("b", 1), ("c", 2))), Point((("c", 2), ("a", "x"), ("b", 1)))
+    assert folder_of(tmp_path, one) == tmp_path / one.name
+    (tmp_path / other.name).mkdir()
+    assert folder_of(tmp_path, one) == tmp_path / other.name
+    (tmp_path / one.name).mkdir()
+    assert [folder_of(tmp_path, point) for point in (one, other)] == [tmp_path / one.name, tmp_path / other.name]
+    commas = [Point((("a", left), ("b", right))) for left, right in (("x,y", "z"), ("x", "z,y"))]
+    (tmp_path / commas[0].name).mkdir()
+    assert folder_of(tmp_path, commas[1]) == tmp_path / commas[1].name
