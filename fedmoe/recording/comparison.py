@@ -126,11 +126,28 @@ def _groups(paths: Sequence[Path]) -> list[tuple[tuple[str, ...], list[dict[str,
     for run in runs:
         groups.setdefault(tuple(sorted(run["settings"].items())), []).append(run)
     differing = _differing_keys([dict(key) for key in groups])
-    in_order = [sorted(members, key=lambda run: int(run["summary"]["seed"])) for members in groups.values()]
+    in_order = [_each_seed_once(members) for members in groups.values()]
     without = [name for name in differing if name != "strategy.name"]  # which the method's title tells, if it tells all
     titles = {(own[0]["summary"]["strategy"], _tag(key, without)) for key, own in zip(groups, in_order, strict=True)}
     told = without if len(titles) == len(groups) else differing
     return [(_tag(key, told), members) for key, members in zip(groups, in_order, strict=True)]
+
+
+def _each_seed_once(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns runs of equal settings by seed; of two that tell the same, as two sweeps may both have run it, the first.
+
+    Raises:
+        RunFolderError: two runs of a seed differ in accuracy.
+    """
+    first: dict[int, dict[str, Any]] = {}
+    for run in runs:
+        other = first.setdefault(int(run["summary"]["seed"]), run)
+        if other["summary"]["methods"] != run["summary"]["methods"]:
+            raise RunFolderError(
+                f"each run must be there once, got two of seed {run['summary']['seed']} and equal settings that differ "
+                f"in accuracy: '{other['path']}' and '{run['path']}'; hint: leave one out"
+            )
+    return [first[seed] for seed in sorted(first)]
 
 
 def _tag(settings: tuple[Any, ...], names: Sequence[str]) -> tuple[str, ...]:
@@ -196,10 +213,6 @@ def _differing_keys(groups: Sequence[dict[str, Any]]) -> list[str]:
 
 def _rows_of(members: Sequence[dict[str, Any]]) -> list[Row]:
     summaries = [run["summary"] for run in members]
-    seeds = tuple(summary["seed"] for summary in summaries)
-    if len(set(seeds)) < len(seeds):
-        places = ", ".join(str(run["path"]) for run in members)
-        raise RunFolderError(f"each run must be there once, got seeds {seeds} for the same settings: {places}")
     told: dict[tuple[str, str, str], list[dict[str, Any]]] = {}  # a run may lack a baseline that another one has
     for summary in summaries:
         for part in ("methods", "seen"):

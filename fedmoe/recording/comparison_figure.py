@@ -35,6 +35,8 @@ def draw_comparison(paths: Sequence[Path]) -> Figure:
     with styled():
         lines = curves_of(paths)
         told = {variant for own in lines.values() for variant, curves in own.items() if any(curves)}
+        most = max((x for own in lines.values() for curves in own.values() for c in curves for x, _ in c), default=0.0)
+        unit, scale = ("GB", 1e9) if most >= 1e9 else ("MB", 1e6)
         shown = [variant for variant in VARIANTS if variant in told] or [next(iter(VARIANTS))]
         figure, panels = blank(4.2 + 0.2 * len(lines), columns=len(shown))
         for axes, variant in zip(panels, shown, strict=True):
@@ -44,13 +46,15 @@ def draw_comparison(paths: Sequence[Path]) -> Figure:
                 if not length:
                     continue
                 values = np.array([curve[:length] for curve in curves])
-                x, y = values[:, :, 0].mean(axis=0) / 1e9, 100 * values[:, :, 1]
+                x, y = values[:, :, 0].mean(axis=0) / scale, 100 * values[:, :, 1]
                 colour = METHODS[number % len(METHODS)]
                 dashes = DASHES[number // len(METHODS) % len(DASHES)]
                 axes.plot(x, y.mean(axis=0), dashes, color=colour, marker="o", markersize=3, label=name)
                 axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+                if length == 1:  # a band has no width there
+                    axes.vlines(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.3)
             axes.set_title(VARIANTS[variant])
-            axes.set_xlabel("sent so far, both ways (GB)")
+            axes.set_xlabel(f"sent so far, both ways ({unit})")
             axes.grid(axis="y")
         panels[0].set_ylabel("accuracy on unseen clients (%)")
         bounds = [axes.get_ylim() for axes in panels]

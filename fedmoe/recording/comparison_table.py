@@ -24,7 +24,7 @@ SHOWN = COLUMNS[:5]  # in the terminal; the others stand below a method's name
 UNBROKEN = ("accuracy", "worst decile")
 LEAST = {"method": 24, "difference": 19}  # characters that are not broken, however narrow the terminal
 LABEL, WIDE = 40, 96  # a method's characters where the terminal has so many columns
-NARROW = 11  # characters of a prediction where it has less
+NARROW = 12  # characters of a prediction where it has less
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def comparison_table(rows: Sequence[Row], against: str = "", width: int = WIDE) 
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
     for column in SHOWN:
         justify: JustifyMethod = "left" if column in ("method", "prediction") else "right"
@@ -114,7 +114,11 @@ def comparison_table(rows: Sequence[Row], against: str = "", width: int = WIDE) 
 def to_markdown(rows: Sequence[Row], against: str = "") -> str:
     """Returns the rows as a Markdown table."""
     reference = reference_of(rows, against)
-    titles = {"accuracy": "accuracy, %", "difference": f"to {reference.method}, {reference.prediction}"}
+    titles = {
+        "accuracy": "accuracy, %",
+        "difference": f"to {reference.method}, {reference.prediction}",
+        "seconds": "seconds a round",
+    }
     head = "| " + " | ".join(titles.get(column, column) for column in COLUMNS) + " |"
     lines = [head, "|---|---|" + "--:|" * (len(COLUMNS) - 2)]
     return "\n".join([*lines, *("| " + " | ".join(_cells(row, reference)) + " |" for row in rows)])

@@ -1,6 +1,7 @@
 """`fedmoe sweep`: the runs of a grid, what became of each, and their comparison."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,10 +63,12 @@ def run_sweep(
         failed = run_all(simulation, places, jobs, tell)
     finished = [folder for place in places if (folder := place.done()) is not None]
     if finished:
-        console.print(comparison_table(compare_runs(finished), width=console.width))
+        rows = compare_runs(finished)
+        console.print(comparison_table(rows, width=console.width))
         alone = set(find_runs([output])[0]) == set(finished)
         named = [output] if alone else finished
-        console.print("fedmoe compare " + " ".join(map(str, named)), soft_wrap=True, highlight=False, markup=False)
+        words = ["fedmoe", "compare", *map(str, named), "--against", f"{rows[0].method}, {rows[0].prediction}"]
+        console.print(shlex.join(words), soft_wrap=True, highlight=False, markup=False)
     if failed:
         logs = ", ".join(str(place.log) for place in failed)
         raise SweepError(f"{len(failed)} of {len(places)} runs failed; hint: their last words stand in {logs}")

@@ -155,10 +155,15 @@ def test_markdown_holds_mean_and_sample_standard_deviation(tmp_path: Path) -> No
     assert "| FedJETs | zero-shot | 80.0 ± 10.0 | 80.0 | - | 3 | 6 B | 0.25 |" in to_markdown(compare_runs(runs))
 
 
-def test_the_same_run_twice_other_partitions_and_unfinished_runs_are_refused(tmp_path: Path) -> None:
+def test_a_run_that_two_sweeps_have_counts_once(tmp_path: Path) -> None:
+    one, again, more = (finished(tmp_path / str(n), seed, 0.5) for n, seed in enumerate((0, 0, 1)))
+    assert compare_runs([one, again, more]) == compare_runs([one, more])
+
+
+def test_two_results_of_one_run_other_partitions_and_unfinished_runs_are_refused(tmp_path: Path) -> None:
     run = finished(tmp_path / "a", 0, 0.5)
-    with pytest.raises(RunFolderError, match="each run must be there once"):
-        compare_runs([run, run])
+    with pytest.raises(RunFolderError, match=r"each run must be there once, got two of seed 0 .*hint: leave one out"):
+        compare_runs([run, finished(tmp_path / "other", 0, 0.6)])
     with pytest.raises(RunFolderError, match="must share a partition"):
         compare_runs([run, finished(tmp_path / "b", 0, 0.5, partition="q", gate__name="random")])
     (run / "summary.json").unlink()
@@ -253,7 +258,7 @@ def test_the_figure_has_a_line_for_each_method_over_the_bytes_that_it_has_sent(t
             means = [[one["evaluate"]["methods"][variant]["mean"] for one in lines] for lines in evaluated]
             np.testing.assert_allclose(y, 100 * np.mean(means, axis=0))
             total = np.mean([sum(r["bytes"]["down"] + r["bytes"]["up"] for r in rounds_of(run)) for run in pair])
-            assert x[-1] == pytest.approx(total / 1e9)
+            assert x[-1] == pytest.approx(total / 1e6), "megabytes, for nobody sends a gigabyte"
     assert left.lines[1].get_xdata()[-1] == pytest.approx(2 * left.lines[0].get_xdata()[-1]), "SCAFFOLD sends twice"
 
 
