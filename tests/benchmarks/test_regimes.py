@@ -65,7 +65,8 @@ def test_a_rival_counts_with_its_best_prediction_and_the_lead_is_paired_by_seed(
     np.testing.assert_allclose(row.lead, [0.0, 0.05, 0.1], atol=1e-12)
     assert interval(row.lead) == pytest.approx(4.302653 * 0.05 / np.sqrt(3), rel=1e-5)
     assert "| 72.5 " not in markdown(cells)
-    assert "+5.0 [-7.4, +17.4] | - | 1 to 3 | 13 / 28 / 14 | 3 |" in markdown(cells)
+    assert "+5.0 [-7.4, +17.4] | 1 to 3 | 13 / 28 / 14 | 3 |" in markdown(cells)
+    assert "guarded too" not in markdown(cells), "a column for nothing"
     assert len({line.count("|") for line in markdown(cells).splitlines()}) == 1
 
 
@@ -84,6 +85,7 @@ def test_with_guarded_correction_for_all_a_rival_may_take_it_and_ours_has_its_on
     assert row.accuracies["fedavg"].tolist() == [0.5, 0.5]
     assert row.accuracies["fedjets"].tolist() == row.guarded["fedjets"].tolist() == [0.5, 0.5]
     assert "| +35.0 [-28.5, +98.5] | -5.0 [-5.0, -5.0] |" in markdown(cells)
+    assert "the same, others guarded too" in markdown(cells)
 
 
 def test_an_unfinished_guest_leaves_the_maps_own_methods_there(tmp_path: Path) -> None:
