@@ -13,7 +13,7 @@ from fedmoe.recording.interval import interval
 __all__ = ["draw", "markdown", "told_interval"]
 
 
-def texts(row: Row, guests: Sequence[str] = (), with_guarded: bool = True) -> list[str]:
+def texts(row: Row, guests: Sequence[str] = ()) -> list[str]:
     """Returns a row's cells, as `heads` names them."""
     several = len(row.seeds) > 1
     means = [
@@ -25,7 +25,7 @@ def texts(row: Row, guests: Sequence[str] = (), with_guarded: bool = True) -> li
     sent = " / ".join(f"{row.megabytes[method]:.0f}" for method in SENDERS)
     guarded = told_interval(row.guarded[OURS] - row.guarded[best_other(row.guarded)]) if row.guarded else "-"
     own = [cell for guest in guests for cell in guest_texts(row, guest)]
-    return [*means, told_interval(row.lead), *[guarded] * with_guarded, found, sent, str(len(row.seeds)), *own]
+    return [*means, told_interval(row.lead), guarded, found, sent, str(len(row.seeds)), *own]
 
 
 def guest_texts(row: Row, guest: str) -> tuple[str, str, str]:
@@ -55,19 +55,21 @@ HEADS = [
 ]
 
 
-def heads(guests: Sequence[str], with_guarded: bool = True) -> list[str]:
+def heads(guests: Sequence[str]) -> list[str]:
     """Returns the titles of the columns: the map's own, and three for each guest."""
     own = [title for guest in guests for title in (guest, f"{guest} against the best of the map [95 %]", "its MB")]
-    return [*(title for title in HEADS if with_guarded or title != IF_GUARDED), *own]
+    return [*HEADS, *own]
 
 
 def markdown(cells: Sequence[Cell]) -> str:
     """Returns the map as a Markdown table."""
     guests, rows = guests_of(cells), summary_rows(cells)
-    with_guarded = any(row.guarded for row in rows)
-    titles = heads(guests, with_guarded)
-    lines = ["| regime | " + " | ".join(titles) + " |", "|---" + "|--:" * len(titles) + "|"]
-    lines += ["| " + " | ".join([REGIMES[row.regime].title, *texts(row, guests, with_guarded)]) + " |" for row in rows]
+    table = [["regime", *heads(guests)], *([REGIMES[row.regime].title, *texts(row, guests)] for row in rows)]
+    if not any(row.guarded for row in rows):
+        dashes = table[0].index(IF_GUARDED)
+        table = [[*cells[:dashes], *cells[dashes + 1 :]] for cells in table]
+    head, *body = ["| " + " | ".join(cells) + " |" for cells in table]
+    lines = [head, "|---" + "|--:" * (len(table[0]) - 1) + "|", *body]
     return "\n".join(lines) + "\n"
 
 

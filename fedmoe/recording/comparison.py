@@ -1,6 +1,6 @@
 """Several runs side by side: each method's accuracy on unseen clients, mean and standard deviation over seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,8 @@ def compare_runs(paths: Sequence[Path]) -> list[Row]:
     all of them.
 
     Raises:
-        RunFolderError: a folder is no finished run, a run is there twice, or runs of one seed and of equal settings for
-            data and clients differ in partition.
+        RunFolderError: a folder is no finished run, two runs of equal settings and seed differ in accuracy, or runs of
+            one seed and of equal settings for data and clients differ in partition.
     """
     tagged = [(tag, row) for tag, members in _groups(paths) for row in _rows_of(members)]
     same: dict[tuple[str, str], list[Row]] = {}
@@ -88,10 +88,14 @@ def compare_runs(paths: Sequence[Path]) -> list[Row]:
     return list(rows.values())
 
 
-def joined(told: Sequence[Mapping[int, Any]]) -> dict[int, Any] | None:
+def joined(told: Sequence[Mapping[int, Any]], figures: Callable[[Any], Any] = lambda own: own) -> dict[int, Any] | None:
     """Returns what several groups of runs tell, seed by seed, if it is the same; `None` if nothing says that it is.
 
     It is the same where groups agree on all seeds that they share, and shared seeds lead from each group to all others.
+
+    Args:
+        told: what each group tells, by seed; where several tell of a seed, the earlier one counts.
+        figures: of what is told of a seed, that which has to be the same.
 
     >>> joined([{0: "a", 1: "b"}, {2: "c", 3: "d"}, {1: "b", 2: "c"}])
     {0: 'a', 1: 'b', 2: 'c', 3: 'd'}
@@ -100,13 +104,11 @@ def joined(told: Sequence[Mapping[int, Any]]) -> dict[int, Any] | None:
     """
     whole, rest = dict(told[0]), list(told[1:])
     while rest:
-        number = next((number for number, own in enumerate(rest) if set(own) & set(whole)), None)
-        if number is None:
+        own = next((own for own in rest if set(own) & set(whole)), None)
+        if own is None or any(figures(own[seed]) != figures(whole[seed]) for seed in set(own) & set(whole)):
             return None
-        own = rest.pop(number)
-        if any(own[seed] != whole[seed] for seed in set(own) & set(whole)):
-            return None
-        whole |= own
+        rest.remove(own)
+        whole = {**own, **whole}
     return dict(sorted(whole.items()))
 
 
@@ -182,28 +184,24 @@ def _check_partitions(runs: Sequence[dict[str, Any]]) -> None:
 
 def _shared(rows: Sequence[Row]) -> Row | None:
     """Returns a method's row with the seeds of all groups; `None` where their figures, but for times, differ."""
-    figures = joined([dict(zip(row.seeds, _figures(row), strict=True)) for row in rows])
-    if figures is None or len({row.is_main for row in rows}) > 1:
-        return None
-    timed: dict[int, tuple[Any, ...]] = {}
-    for row in reversed(rows):  # so that the first group's times count
+    told = []
+    for row in rows:
         measures = row.measures or ({},) * len(row.seeds)
-        timed |= dict(zip(row.seeds, zip(row.seconds, measures, strict=True), strict=True))
-    accuracies, worst, traffic = zip(*figures.values(), strict=True)
-    seconds, measures = zip(*(timed[seed] for seed in figures), strict=True)
+        by_seed = zip(row.accuracies, row.worst, row.traffic, row.seconds, measures, strict=True)
+        told.append(dict(zip(row.seeds, by_seed, strict=True)))
+    whole = joined(told, figures=lambda own: own[:3])
+    if whole is None or len({row.is_main for row in rows}) > 1:
+        return None
+    accuracies, worst, traffic, seconds, measured = zip(*whole.values(), strict=True)
     return replace(
         rows[0],
-        seeds=tuple(figures),
+        seeds=tuple(whole),
         accuracies=accuracies,
         worst=worst,
         traffic=traffic,
         seconds=seconds,
-        measures=measures,
+        measures=measured,
     )
-
-
-def _figures(row: Row) -> list[tuple[float, float, float]]:
-    return list(zip(row.accuracies, row.worst, row.traffic, strict=True))
 
 
 def _differing_keys(groups: Sequence[dict[str, Any]]) -> list[str]:

@@ -152,7 +152,7 @@ def _cells(row: Row, reference: Row) -> tuple[str, ...]:
     if told is not None and told.low is not None and told.high is not None:
         gap += f" [{100 * told.low:+.1f}, {100 * told.high:+.1f}]"
     if told is not None and told.pairs < len(values):
-        gap += f" over {_counted(str(told.pairs))}"
+        gap += f" over {_counted(told.pairs)}"
     return (
         row.method,
         row.prediction,
@@ -167,14 +167,15 @@ def _cells(row: Row, reference: Row) -> tuple[str, ...]:
 
 def _section(rows: Sequence[Row], reference: Row, label: int) -> list[tuple[str, ...]]:
     """Returns a method's rows of cells for the terminal; beside the first of them all that they share."""
-    seeds, traffic, seconds = _cells(rows[0], reference)[5:]
+    *_, traffic, seconds = _cells(rows[0], reference)
     shared = [rows[0].name, *(line for setting in rows[0].settings for line in _setting_lines(setting, label))]
-    shared.append(f" {_counted(seeds)}" + (f", {traffic}" if traffic != "-" else ""))
+    shared.append(f" {_counted(len(rows[0].seeds))}" + (f", {traffic}" if traffic != "-" else ""))
     shared += [f" {seconds_text(float(np.mean(rows[0].seconds)))} a round"] if seconds != "-" else []
     lines = []
     for row in rows:
-        _, prediction, accuracy, worst, gap, own, *_ = _cells(row, reference)
-        titled = prediction if own == seeds else f"{prediction} ({_counted(own)})"
+        _, prediction, accuracy, worst, gap, *_ = _cells(row, reference)
+        seeds = len(row.seeds)
+        titled = prediction if seeds == len(rows[0].seeds) else f"{prediction} ({_counted(seeds)})"
         lines.append((titled, accuracy, worst, gap.replace(" over ", "\nover ")))
     return [(left or "", *(line or ("",) * 4)) for left, line in zip_longest(shared, lines)]
 
@@ -185,5 +186,5 @@ def _setting_lines(setting: str, label: int) -> list[str]:
     return [f" {setting}"] if len(setting) < label or not dot else [f" {section}.", f"  {rest}"]
 
 
-def _counted(seeds: str) -> str:
-    return f"{seeds} seed{'' if seeds == '1' else 's'}"
+def _counted(seeds: int) -> str:
+    return f"{seeds} seed{'' if seeds == 1 else 's'}"
