@@ -6,7 +6,16 @@ from typing import Any
 
 from fedmoe.personal.cards import CARDS, cards, legend, ranking_rows, shown_rows
 from fedmoe.personal.personalized import Personalized
-from fedmoe.personal.wording import accuracy_rows, cost_rows, experts_text, fetched, headline, milliseconds, total
+from fedmoe.personal.wording import (
+    accuracy_rows,
+    cost_rows,
+    experts_text,
+    fetched,
+    headline,
+    milliseconds,
+    total,
+    whole_pool,
+)
 from fedmoe.recording.atomic import write_atomic
 from fedmoe.recording.page import box, page, table, tiles, words
 from fedmoe.recording.wording import bytes_text, method_title, percent, stand_in_warning
@@ -73,7 +82,7 @@ def _parts(title: str, found: Personalized, record: Mapping[str, Any]) -> Iterat
 def _tiles(found: Personalized) -> list[tuple[str, str]]:
     figures = [
         (bytes_text(fetched(found)), f"fetched for this client: {experts_text(found)}"),
-        (bytes_text(found.bytes["pool"]), "all experts of the pool"),
+        (bytes_text(whole_pool(found)), "the whole pool" + (", with the gate" if found.bytes["gate"] else "")),
         (milliseconds(total(found)), "from the first look to the answers"),
     ]
     told = found.accuracies

@@ -3,7 +3,7 @@
 from fedmoe.personal.personalized import MIXTURE, Personalized
 from fedmoe.recording.wording import bytes_text, method_title, percent, variant_title
 
-__all__ = ["accuracy_rows", "cost_rows", "experts_text", "fetched", "headline", "milliseconds", "total"]
+__all__ = ["accuracy_rows", "cost_rows", "experts_text", "fetched", "headline", "milliseconds", "total", "whole_pool"]
 
 
 def milliseconds(seconds: float) -> str:
@@ -19,6 +19,11 @@ def milliseconds(seconds: float) -> str:
 def fetched(found: Personalized) -> int:
     """Returns the bytes that were fetched for this client alone: gate and experts."""
     return found.bytes["gate"] + found.bytes["experts"]
+
+
+def whole_pool(found: Personalized) -> int:
+    """Returns what would be fetched if all experts were, the gate counted as in `fetched`."""
+    return found.bytes["gate"] + found.bytes["pool"]
 
 
 def total(found: Personalized) -> float:
@@ -46,7 +51,7 @@ def headline(found: Personalized) -> list[str]:
     else:
         first = (
             f"{_named(found.experts).capitalize()} of {pool} serve this client: {ranked} were fetched, "
-            f"the whole pool is {bytes_text(found.bytes['pool'])}."
+            f"the whole pool would be {bytes_text(whole_pool(found))}."
         )
     sentences = [first, f"From the first look to the answers it took {milliseconds(total(found))}."]
     told = found.accuracies
@@ -89,7 +94,7 @@ def cost_rows(found: Personalized) -> list[tuple[str, list[str]]]:
         ("", [fetch, bytes_text(sizes["experts"]), milliseconds(seconds["fetch"])]),
         ("", [f"predict: {len(found.images)} images", "-", milliseconds(seconds["predict"])]),
         ("main", ["fetched for this client", bytes_text(fetched(found)), milliseconds(total(found))]),
-        ("bound", ["the whole pool, for comparison", bytes_text(sizes["pool"]), "-"]),
+        ("bound", ["the whole pool, for comparison", bytes_text(whole_pool(found)), "-"]),
         ("", ["prior correction, for comparison", "-", milliseconds(seconds["correct"])]),
     ]
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedmoe.errors import RunFolderError
-from fedmoe.recording.run_folder import open_run_folder
 
 __all__ = ["find_runs"]
 
@@ -30,7 +29,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             continue
         below = _runs_below(path) or [path] * (path / BEGUN).is_file()
         if not below:
-            open_run_folder(path)  # refuses it, and says why
+            raise _nothing_found(path)
         found |= dict.fromkeys(below)
     finished = [run for run in found if (run / "summary.json").is_file()]
     unfinished = [run for run in found if run not in finished]
@@ -48,3 +47,11 @@ def _runs_below(folder: Path) -> list[Path]:
         return [folder]
     below = ("*/" * level + "settings.yaml" for level in range(1, DEPTH + 1))
     return sorted(file.parent for pattern in below for file in folder.glob(pattern))
+
+
+def _nothing_found(path: Path) -> RunFolderError:
+    found = "a folder without a run in or below it" if path.is_dir() else "no such folder"
+    return RunFolderError(
+        f"what is compared must be a run folder, or hold some at most {DEPTH} folders below, got '{path}': {found}; "
+        "hint: the path that `fedmoe run` printed, or a sweep's --output"
+    )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fedmoe import cli
 from fedmoe.personal import Personalized, Personalizer, write_page
-from fedmoe.personal.wording import cost_rows, experts_text, headline, total
+from fedmoe.personal.wording import cost_rows, experts_text, fetched, headline, total, whole_pool
 from fedmoe.recording.wording import percent
 from tests.small import run_small, small_config
 
@@ -100,6 +100,8 @@ def test_what_is_said_of_the_costs_adds_up(run: Path) -> None:
     assert dense.bytes["experts"] == dense.bytes["pool"]
     assert asked.bytes["experts"] == asked.bytes["pool"] == 3 * dense.bytes["pool"]
     assert (dense.bytes["common"], dense.bytes["gate"]) == (0, 0)
+    assert fetched(asked) == whole_pool(asked)  # all are fetched, and with them nothing else
+    assert whole_pool(routed) - fetched(routed) == dense.bytes["pool"]  # one of three experts less
     steps = ("embed", "rank", "fetch", "predict")
     assert total(routed) == pytest.approx(sum(routed.seconds[step] for step in steps))
     assert total(dense) == pytest.approx(sum(dense.seconds[step] for step in steps[1:]))
