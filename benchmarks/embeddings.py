@@ -29,7 +29,7 @@ from fedmoe.flower.devices import set_up_torch
 from fedmoe.flower.node import Node
 from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.settings import from_flat
-from fedmoe.training.common_expert import forward_all
+from fedmoe.training.pretraining import forward_all
 from fedmoe.training.sample_store import channel_statistics
 
 __all__ = ["main", "measure", "seconds_table"]

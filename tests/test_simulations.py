@@ -12,7 +12,7 @@ from flwr.serverapp import ServerApp
 
 from fedmoe.flower.local_run import read_config
 from fedmoe.flower.methods import methods_of
-from fedmoe.flower.preparation import check_plugins
+from fedmoe.flower.plugin_check import check_plugins
 from fedmoe.references import load_plugin
 from fedmoe.settings import from_flat
 from fedmoe.settings.loading import leaves

@@ -8,23 +8,19 @@ import torch
 
 from fedmoe.data.concept_shift import label_meanings
 from fedmoe.data.content_cache import PreparedData
-from fedmoe.data.contracts import LoadRequest, is_over_domains
-from fedmoe.data.domains import parse_domains
-from fedmoe.data.drift import LABELS, drifted
+from fedmoe.data.contracts import LoadRequest
+from fedmoe.data.drift import drifted
 from fedmoe.data.embeddings import Chunk, EmbeddingTable, embedding_table
 from fedmoe.data.population import Population, build_population
 from fedmoe.data.population_cache import keep_population, open_population
 from fedmoe.data.prepared import apply_domains, prepare
-from fedmoe.errors import SettingsError, nearest_hint
+from fedmoe.errors import SettingsError
 from fedmoe.federation.state import ServerState
 from fedmoe.moe.construction import (
-    EXPERTS,
-    GATES,
     build_expert,
     build_gate,
-    common_backbone,
-    expert_arguments,
     expert_reads,
+    expert_spec,
     gate_class,
     gate_spec,
     is_head_alone,
@@ -33,20 +29,14 @@ from fedmoe.moe.construction import (
 from fedmoe.moe.expert import ExpertSpec
 from fedmoe.moe.gate import Gate
 from fedmoe.moe.vectors import Part, Vector, parts_of, to_vector
-from fedmoe.references import known_names, load_plugin, short_name
 from fedmoe.seeding import derive_seed
 from fedmoe.settings import Settings
-from fedmoe.training.common_expert import (
-    CommonExpert,
-    check_source,
-    common_expert,
-    expert_spec,
-    forward_all,
-    keep_weights,
-)
+from fedmoe.training.common_expert import CommonExpert, common_expert
+from fedmoe.training.common_weights import keep_weights
+from fedmoe.training.pretraining import forward_all
 from fedmoe.training.sample_store import SampleStore, channel_statistics
 
-__all__ = ["Preparation", "can_start_from", "check_plugins", "prepare_run"]
+__all__ = ["Preparation", "can_start_from", "prepare_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,78 +143,6 @@ def can_start_from(backbone: str, model: str) -> bool:
     return backbone == model or stands_on_common(model) or is_head_alone(model)
 
 
-def check_plugins(settings: Settings) -> None:
-    """Refuses an unknown data set, partition, gate or backbone before anything is loaded.
-
-    Raises:
-        ReferenceError_: the first name that leads nowhere, with the known ones.
-        SettingsError: names that do not go together.
-    """
-    load_plugin("data set", "fedmoe.data.datasets", settings.data.name)
-    _check_tables(settings)
-    build_gate(settings.gate.name, gate_spec(settings, settings.gate.name, 2, settings.experts.num), 0)
-    for model in {settings.experts.model, common_backbone(settings)}:
-        expert_arguments(settings, model)
-    _check_reads(settings)
-    over = is_over_domains(load_plugin("partition", "fedmoe.data.partitions", settings.clients.partition))
-    if settings.clients.permute_labels and not over:
-        raise SettingsError(
-            "clients.permute-labels permutes the labels of each domain, and needs a partition over domains, got "
-            f"clients.partition='{settings.clients.partition}'; hint: clients.partition='domain'"
-        )
-    if over:
-        for domain in parse_domains(settings.clients.domains, alike=settings.clients.permute_labels):
-            load_plugin("transform", "fedmoe.data.transforms", domain)
-    if settings.clients.drift_round and settings.clients.drift != LABELS:
-        load_plugin("transform", "fedmoe.data.transforms", settings.clients.drift)
-    check_source(settings.common_expert.source)
-
-
-def _check_tables(settings: Settings) -> None:
-    """Refuses a table of arguments that belongs to no gate, or no backbone, that there is."""
-    for kind, package, given in (
-        ("gate", GATES, (settings.gate.name,)),
-        ("experts", EXPERTS, (settings.experts.model, settings.common_expert.model)),
-    ):
-        known = {*known_names(package), *(short_name(name, package) for name in given)}
-        for table in getattr(settings, kind).arguments:
-            if table not in known:
-                raise SettingsError(f"unknown settings table '{kind}.{table}'; {nearest_hint(table, known)}")
-
-
-def _check_reads(settings: Settings) -> None:
-    """Refuses experts that cannot have what they read."""
-    model, common = settings.experts.model, settings.common_expert
-    reads = expert_reads(model)
-    if reads not in ("image", "embedding"):
-        raise SettingsError(f"experts.model must read 'image' or 'embedding', got '{model}', which reads '{reads}'")
-    if not common.source.startswith("torchvision:") and expert_reads(common_backbone(settings)) != "image":
-        raise SettingsError(
-            f"common-expert.model must name an image backbone when experts.model='{model}', got '{common.model}': "
-            "there is no embedding before the common expert; hint: common-expert.model='mlp'"
-        )
-    if stands_on_common(common_backbone(settings)):
-        raise SettingsError(
-            f"common-expert.model must name a backbone of its own when experts.model='{model}', got '{common.model}': "
-            "those experts are corrections of it; hint: common-expert.model='mlp'"
-        )
-    if stands_on_common(model) and common.source.startswith("torchvision:"):
-        raise SettingsError(
-            f"experts.model='{model}' stands on a common expert with a backbone of fedmoe's, got common-expert.source="
-            f"'{common.source}'; hint: common-expert.source='public'"
-        )
-    if settings.evaluate.attack_eps and (reads != "image" or common.source.startswith("torchvision:")):
-        raise SettingsError(
-            "evaluate.attack-eps needs experts that read images, and a common expert with a backbone of fedmoe's, got "
-            f"experts.model='{model}' and common-expert.source='{common.source}'; hint: experts.model='cnn'"
-        )
-    if reads == "embedding" and settings.train.augmentation != "none":
-        raise SettingsError(
-            f"train.augmentation must be 'none' when experts.model='{model}', got '{settings.train.augmentation}': it "
-            "reads embeddings, which are computed once, of whole images; hint: train.augmentation='none'"
-        )
-
-
 def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], None]) -> Preparation:
     """Returns everything that the methods of a run share; what was computed before comes from the cache.
 
@@ -255,7 +173,7 @@ def prepare_run(settings: Settings, device: torch.device, tell: Callable[[str], 
     store = SampleStore.of(data.dataset, population, table, torch.device("cpu"), reads)
     base = common.expert if stands_on_common(settings.experts.model) else None
     if base is not None or settings.evaluate.attack_eps:
-        keep_weights(common)
+        keep_weights(common.expert, common.fingerprint, common.report)
     preparation = Preparation(
         settings=settings,
         data=data,

@@ -13,7 +13,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedmoe.errors import FedmoeError, RunFolderError, SettingsError
 from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint, set_up_torch
 from fedmoe.flower.methods import Method, methods_of, unused_tables, works_over
-from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
+from fedmoe.flower.plugin_check import check_plugins
+from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.flower.results import (
     client_table,
     common_cold_start,

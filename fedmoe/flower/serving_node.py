@@ -27,13 +27,21 @@ from fedmoe.federation.heads import HEADS, gate_of, head_for
 from fedmoe.federation.job import ClientJob
 from fedmoe.federation.state import ServerState
 from fedmoe.flower.wire import answers_of, partial_state, result_to_json, serving_from_json
-from fedmoe.moe.construction import build_expert, build_gate, expert_reads, gate_class, gate_spec, stands_on_common
+from fedmoe.moe.construction import (
+    build_expert,
+    build_gate,
+    expert_reads,
+    expert_spec,
+    gate_class,
+    gate_spec,
+    stands_on_common,
+)
 from fedmoe.moe.expert import Expert
 from fedmoe.moe.gate import Gate
 from fedmoe.moe.vectors import load_vector
 from fedmoe.recording.client_states import ClientStates, RoundStates
 from fedmoe.settings import Settings
-from fedmoe.training.common_expert import expert_spec, open_weights
+from fedmoe.training.common_weights import open_weights
 from fedmoe.training.fine_tuning import fine_tuned
 from fedmoe.training.sample_store import SampleStore
 from fedmoe.training.samples import Lots

@@ -1,7 +1,7 @@
 """Gates and experts built by name, with weights that depend on nothing but the seed."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 import torch
@@ -23,6 +23,7 @@ __all__ = [
     "common_backbone",
     "expert_arguments",
     "expert_reads",
+    "expert_spec",
     "gate_class",
     "gate_spec",
     "is_head_alone",
@@ -161,6 +162,32 @@ def gate_spec(
         hidden=settings.gate.hidden,
         arguments=keyword_arguments(f"gate.{own}", gate_class(name), settings.gate.arguments.get(own, {})),
         in_shape=in_shape,
+    )
+
+
+def expert_spec(
+    settings: Settings, in_shape: Sequence[int], num_classes: int, backbone: str = "", common: Expert | None = None
+) -> ExpertSpec:
+    """Returns what experts (and the common expert) are built from for inputs of this shape.
+
+    Args:
+        settings: the run's.
+        in_shape: channels, height, width.
+        num_classes: C.
+        backbone: empty: the experts'.
+        common: the common expert, for experts that stand on it.
+
+    Raises:
+        SettingsError: the backbone does not take the arguments of its table.
+    """
+    channels, height, width = (int(n) for n in in_shape)
+    return ExpertSpec(
+        in_shape=(channels, height, width),
+        num_classes=num_classes,
+        width=settings.experts.width,
+        norm=settings.experts.norm,
+        arguments=expert_arguments(settings, backbone or settings.experts.model),
+        common=common,
     )
 
 

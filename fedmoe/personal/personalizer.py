@@ -21,7 +21,7 @@ from fedmoe.personal.pictures import open_images
 from fedmoe.personal.service import UNKNOWN, Batch, serve_batch
 from fedmoe.personal.trained import Trained, open_trained
 from fedmoe.seeding import derive_seed, numpy_stream
-from fedmoe.training.common_expert import forward_all
+from fedmoe.training.pretraining import forward_all
 from fedmoe.training.sample_store import SampleStore, channel_statistics, read_by_experts
 from fedmoe.training.samples import ClientSamples, Lots, normalised
 

@@ -12,7 +12,8 @@ from fedmoe.federation.ledger import Ledger
 from fedmoe.flower.devices import choose_device, set_up_torch
 from fedmoe.flower.federation import Federation
 from fedmoe.flower.methods import Method, methods_of
-from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
+from fedmoe.flower.plugin_check import check_plugins
+from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.flower.recorder import MethodRecorder
 from fedmoe.flower.running import ledger_of, place_of
 from fedmoe.flower.strategy import ExpertStrategy

@@ -12,7 +12,7 @@ from fedmoe.errors import SweepError
 from fedmoe.flower.devices import usable_cores, visible_gpus
 from fedmoe.flower.local_run import check_keys, read_config
 from fedmoe.flower.methods import methods_of
-from fedmoe.flower.preparation import check_plugins
+from fedmoe.flower.plugin_check import check_plugins
 from fedmoe.recording.comparison import compare_runs
 from fedmoe.recording.comparison_table import comparison_table
 from fedmoe.recording.found_runs import find_runs

@@ -8,7 +8,8 @@ import torch
 
 from fedmoe.data.concept_shift import label_meanings
 from fedmoe.errors import SettingsError
-from fedmoe.flower.preparation import check_plugins, prepare_run
+from fedmoe.flower.plugin_check import check_plugins
+from fedmoe.flower.preparation import prepare_run
 from tests.small import NUM_CLASSES, small_settings
 
 ALIKE = "identity,identity,identity"

@@ -10,7 +10,8 @@ import torch
 from fedmoe.data.drift import renamed
 from fedmoe.errors import ReferenceError_, SettingsError
 from fedmoe.flower.methods import methods_of
-from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
+from fedmoe.flower.plugin_check import check_plugins
+from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.personal import Personalizer
 from tests.small import NUM_CLASSES, newest_state, rounds_of, run_small, small_config, small_settings
 

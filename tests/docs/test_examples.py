@@ -9,7 +9,7 @@ from flwr.common.config import flatten_dict
 
 from fedmoe.flower.local_run import read_config
 from fedmoe.flower.methods import methods_of
-from fedmoe.flower.preparation import check_plugins
+from fedmoe.flower.plugin_check import check_plugins
 from fedmoe.settings import from_flat
 from tests.small import newest_state, rounds_of, run_small, small_config
 

@@ -13,7 +13,7 @@ from fedmoe.errors import SettingsError
 from fedmoe.evaluation.robust import Ground, Target, robust_figures, under_attack
 from fedmoe.evaluation.serving import Serving
 from fedmoe.evaluation.zero_shot import ClientResult, serve_clients
-from fedmoe.flower.preparation import check_plugins
+from fedmoe.flower.plugin_check import check_plugins
 from fedmoe.moe.construction import build_expert, build_gate
 from fedmoe.moe.expert import Expert, ExpertSpec
 from fedmoe.moe.gate import Gate, GateSpec

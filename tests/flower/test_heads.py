@@ -14,7 +14,8 @@ import fedmoe.flower.serving_node as node
 from fedmoe.data.content_cache import PreparedData
 from fedmoe.errors import RoundError, SettingsError
 from fedmoe.flower.methods import methods_of
-from fedmoe.flower.preparation import Preparation, check_plugins, prepare_run
+from fedmoe.flower.plugin_check import check_plugins
+from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.moe.construction import build_expert
 from fedmoe.moe.experts.mlp import MLPExpert
 from fedmoe.moe.vectors import load_vector

@@ -6,7 +6,7 @@ import pytest
 
 from fedmoe.errors import SettingsError
 from fedmoe.flower.methods import methods_of
-from fedmoe.flower.preparation import check_plugins
+from fedmoe.flower.plugin_check import check_plugins
 from fedmoe.settings import from_flat
 from tests.small import small_config
 

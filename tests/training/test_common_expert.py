@@ -46,7 +46,7 @@ def test_it_learns_and_the_second_call_comes_from_the_cache(monkeypatch: pytest.
     first = common_expert(settings(), blobs(), "data", PUBLIC, CPU)
     assert first.report["held_out_accuracy"] > 0.9
     assert not first.report["cached"]
-    monkeypatch.setattr(module, "_pretrain", None)
+    monkeypatch.setattr(module, "pretrain", None)
     second = common_expert(settings(), blobs(), "data", PUBLIC, CPU)
     assert second.report["cached"]
     assert second.fingerprint == first.fingerprint
