@@ -77,24 +77,29 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
 def check_keys(flat: Mapping[str, Any], base: Mapping[str, Any]) -> None:
     """Refuses a setting that the app's table does not have, unless a plug-in itself says that it takes it.
 
-    That is an argument of a built-in strategy, gate or expert, or of the gate or expert that the settings name.
+    That is an argument of a built-in strategy, gate or expert, or of one that the settings name.
 
     Raises:
         SettingsError: names the nearest right key.
     """
-    known = {"strategy": set(known_names("strategies"))}
-    for kind, setting, package in (("gate", "gate.name", GATES), ("experts", "experts.model", EXPERTS)):
-        named = str({**base, **flat}.get(setting, ""))
-        known[kind] = {*known_names(package), short_name(named, package)}
+    given = {**base, **flat}
+    known = {}
+    for kind, package, settings in (
+        ("strategy", "strategies", ("strategy.name", "evaluate.baselines")),
+        ("gate", GATES, ("gate.name",)),
+        ("experts", EXPERTS, ("experts.model",)),
+    ):
+        named = ",".join(str(given.get(setting, "")) for setting in settings).split(",")
+        known[kind] = {*known_names(package), *(short_name(name.strip(), package) for name in named)}
     for key in flat:
         kind, _, rest = key.partition(".")
         if rest.partition(".")[0].replace("-", "_") in known.get(kind, ()) and rest.count(".") == 1:
             continue
         if key not in base and key.startswith("strategy.") and key.count(".") == 2:
-            table, near = key.rpartition(".")[0], nearest_hint(key, base).split(" known:")[0]
+            near = nearest_hint(key.split(".")[1], known["strategy"])
             raise SettingsError(
-                f"unknown setting '{key}'; hint: to be overridden, an argument of a strategy must stand in the app's "
-                f"pyproject.toml, in the table [tool.flwr.app.config.{table}]; {near}"
+                f"unknown setting '{key}'; hint: a strategy of your own takes arguments where strategy.name or "
+                f"evaluate.baselines names it; {near}"
             )
         if key not in base:
             raise SettingsError(f"unknown setting '{key}'; {nearest_hint(key, base).split(' known:')[0]}")

@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,23 @@ def check_map(name: str, words: list[str]) -> int:
     return len(names)
 
 
+def written(page: str, folder: Path) -> dict[str, str]:
+    """Writes the page's own files, blocks that open with `# name.py`; returns the path that it tells of each -> its."""
+    found = {}
+    for language, lines in blocks(page):
+        named = re.match(r"# (\w+\.py)$", lines[0]) if language == "python" and lines else None
+        if named:
+            file = folder / named[1]
+            file.write_text("\n".join(lines))
+            found[f"/path/to/{file.name}"] = str(file)
+    return found
+
+
 def check_block(page: str, output: Path) -> list[int]:
     """Returns the sizes of the sweeps and maps of a page."""
-    sizes = []
-    for words in typed(page):
+    sizes, own = [], written(page, output)
+    for told in typed(page):
+        words = [reduce(lambda word, file: word.replace(file, own[file]), own, word) for word in told]
         if words[:3] == ["run", "fedmoe", "sweep"]:
             sizes.append(check_sweep(words[3:], output))
         elif words[:3] == ["run", "python", "-m"] and words[3] in MAPS:

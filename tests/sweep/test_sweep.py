@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from fedmoe.errors import FedmoeError, RunFolderError, SweepError
+from fedmoe.errors import FedmoeError, RunFolderError, SettingsError, SweepError
 from fedmoe.flower.local_run import read_config
+from fedmoe.flower.methods import methods_of
 from fedmoe.flower.server_app import changed_note
 from fedmoe.recording.run_folder import open_run_folder
+from fedmoe.settings import from_flat
 from fedmoe.sweep.command import places_of, run_sweep
 from fedmoe.sweep.grid import Point
 from fedmoe.sweep.place import folder_of, sweep_folder
@@ -25,6 +27,14 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "simulations" / "quickstart"
 SHORT = "num-server-rounds=3 evaluate.baselines='fedavg' evaluate.every=3 common-expert.epochs=1 train.trainer='loop'"
 GRID = "strategy.name=fedjets,fedavg seed=0..1"
+OWN_STRATEGY = """
+from dataclasses import dataclass
+from fedmoe.flower.strategy import ExpertStrategy
+
+@dataclass
+class Mine(ExpertStrategy):
+    rate: float = 1.0
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +153,23 @@ def test_an_argument_of_a_built_in_strategy_need_not_stand_in_the_app(tmp_path: 
     grid = "strategy.name=ditto strategy.ditto.strength=0.5,2"
     places = places_of(QUICKSTART, [grid], tmp_path, [SHORT], jobs=1)
     assert [place.config["strategy.ditto.strength"] for place in places] == [0.5, 2]
+
+
+@pytest.mark.parametrize("named", ["strategy.name={}", "evaluate.baselines={}"])
+def test_nor_does_one_of_a_strategy_that_the_settings_name(tmp_path: Path, named: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OWN_STRATEGY)
+    grid = "strategy.mine.rate=0.5,2"
+    places = places_of(QUICKSTART, [grid], tmp_path / "out", [SHORT, named.format(f"'{file}:Mine'")], jobs=1)
+    given = [
+        {type(method.strategy).__name__: method.strategy for method in methods_of(from_flat(place.config))}
+        for place in places
+    ]
+    assert [own["Mine"].rate for own in given] == [0.5, 2]
+    with pytest.raises(SettingsError, match=r"'strategy\.mine\.rate'; hint: a strategy of your own .* names it"):
+        places_of(QUICKSTART, [grid], tmp_path / "out", [SHORT], jobs=1)
+    with pytest.raises(SettingsError, match="no argument 'rat'; did you mean 'rate'"):
+        places_of(QUICKSTART, ["strategy.mine.rat=1"], tmp_path / "out", [SHORT, named.format(f"'{file}:Mine'")], 1)
 
 
 @pytest.mark.parametrize(
