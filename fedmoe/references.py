@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,14 +39,14 @@ def short_name(reference: str, package: str) -> str:
 
     >>> short_name("my_module:MyGate", "fedmoe.moe.gates"), short_name("my_module:MLP", "fedmoe.moe.gates")
     ('mygate', 'my_module_mlp')
-    >>> short_name("top-k", "fedmoe.moe.gates")
-    'top_k'
+    >>> short_name("top-k", "fedmoe.moe.gates"), short_name("/path/to/my-lab.py:MLP", "fedmoe.moe.gates")
+    ('top_k', 'my_lab_mlp')
     """
     where, _, attribute = reference.rpartition(":")
     name = attribute.replace("-", "_").lower()
     if where and name in known_names(package):
         origin = Path(where).stem if where.endswith(".py") else where.split(".")[0]
-        return f"{origin}_{name}"
+        return re.sub(r"\W", "_", f"{origin}_{name}")
     return name
 
 

@@ -53,7 +53,7 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
     """Returns the app's pyproject and its flat run config with the overrides, read as `flwr run` reads them.
 
     Raises:
-        SettingsError: no app stands there, or an override's key is not in the app's config.
+        SettingsError: no app stands there, or an override's key is neither in the app's config nor a plug-in's own.
     """
     if not (simulation / "pyproject.toml").is_file():
         raise SettingsError(
@@ -77,31 +77,25 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
 def check_keys(flat: Mapping[str, Any], base: Mapping[str, Any]) -> None:
     """Refuses a setting that the app's table does not have, unless a plug-in itself says that it takes it.
 
-    That is an argument of a built-in strategy, gate or expert, or of one that the settings name.
+    That is an argument of a built-in gate or expert, or of one that the settings name, or of any strategy: whose those
+    are, and that none is misspelt, `methods_of` knows.
 
     Raises:
         SettingsError: names the nearest right key.
     """
     given = {**base, **flat}
     known = {}
-    for kind, package, settings in (
-        ("strategy", "strategies", ("strategy.name", "evaluate.baselines")),
+    for kind, package, named in (
         ("gate", GATES, ("gate.name",)),
-        ("experts", EXPERTS, ("experts.model",)),
+        ("experts", EXPERTS, ("experts.model", "common-expert.model")),
     ):
-        named = ",".join(str(given.get(setting, "")) for setting in settings).split(",")
-        known[kind] = {*known_names(package), *(short_name(name.strip(), package) for name in named)}
+        references = [str(given[setting]) for setting in named if given.get(setting)]
+        known[kind] = {*known_names(package), *(short_name(reference, package) for reference in references)}
     for key in flat:
         kind, _, rest = key.partition(".")
-        if rest.partition(".")[0].replace("-", "_") in known.get(kind, ()) and rest.count(".") == 1:
-            continue
-        if key not in base and key.startswith("strategy.") and key.count(".") == 2:
-            near = nearest_hint(key.split(".")[1], known["strategy"])
-            raise SettingsError(
-                f"unknown setting '{key}'; hint: a strategy of your own takes arguments where strategy.name or "
-                f"evaluate.baselines names it; {near}"
-            )
-        if key not in base:
+        table, _, argument = rest.partition(".")
+        takes = kind == "strategy" or table.replace("-", "_") in known.get(kind, ())
+        if key not in base and not (takes and table and argument and "." not in argument):
             raise SettingsError(f"unknown setting '{key}'; {nearest_hint(key, base).split(' known:')[0]}")
 
 

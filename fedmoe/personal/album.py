@@ -82,7 +82,7 @@ def _parts(title: str, found: Personalized, record: Mapping[str, Any]) -> Iterat
 def _tiles(found: Personalized) -> list[tuple[str, str]]:
     figures = [
         (bytes_text(fetched(found)), f"fetched for this client: {experts_text(found)}"),
-        (bytes_text(whole_pool(found)), "the whole pool" + (", with the gate" if found.bytes["gate"] else "")),
+        (bytes_text(whole_pool(found)), "the gate and all experts" if found.bytes["gate"] else "all experts"),
         (milliseconds(total(found)), "from the first look to the answers"),
     ]
     told = found.accuracies

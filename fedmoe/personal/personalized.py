@@ -48,7 +48,8 @@ class Personalized:
         ways: figure -> predictions: `plain` and `em` (the common expert alone, without and with prior correction),
             `zero_shot` (the method's own way), `mixture`, and `..._em`; with `evaluate.doubt` `guarded` and
             `..._guarded` too.
-        bytes: `common` (once; 0 where the method needs none), `gate`, `experts`, and `pool`: all experts, not fetched.
+        bytes: `common` (once; 0 where the method needs none), `gate`, `experts`, and `pool`: all experts,
+            without the gate, not fetched.
         seconds: measured: `embed`, `rank`, `fetch`, `predict`, `correct` (the prior correction).
         notes: what a person must know.
         files: each image's path in the folder or archive that it came from; empty where it came from none.

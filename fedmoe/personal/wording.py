@@ -26,6 +26,10 @@ def whole_pool(found: Personalized) -> int:
     return found.bytes["gate"] + found.bytes["pool"]
 
 
+def _whole(found: Personalized) -> str:
+    return "the gate and all experts" if found.bytes["gate"] else "all experts"
+
+
 def total(found: Personalized) -> float:
     """Returns the seconds from the first look to the answers; what is for comparison only is left out.
 
@@ -51,7 +55,7 @@ def headline(found: Personalized) -> list[str]:
     else:
         first = (
             f"{_named(found.experts).capitalize()} of {pool} serve this client: {ranked} were fetched, "
-            f"the whole pool would be {bytes_text(whole_pool(found))}."
+            f"{_whole(found)} would be {bytes_text(whole_pool(found))}."
         )
     sentences = [first, f"From the first look to the answers it took {milliseconds(total(found))}."]
     told = found.accuracies
@@ -94,7 +98,7 @@ def cost_rows(found: Personalized) -> list[tuple[str, list[str]]]:
         ("", [fetch, bytes_text(sizes["experts"]), milliseconds(seconds["fetch"])]),
         ("", [f"predict: {len(found.images)} images", "-", milliseconds(seconds["predict"])]),
         ("main", ["fetched for this client", bytes_text(fetched(found)), milliseconds(total(found))]),
-        ("bound", ["the whole pool, for comparison", bytes_text(whole_pool(found)), "-"]),
+        ("bound", [f"{_whole(found)}, for comparison", bytes_text(whole_pool(found)), "-"]),
         ("", ["prior correction, for comparison", "-", milliseconds(seconds["correct"])]),
     ]
 

@@ -52,6 +52,6 @@ def _runs_below(folder: Path) -> list[Path]:
 def _nothing_found(path: Path) -> RunFolderError:
     found = "a folder without a run in or below it" if path.is_dir() else "no such folder"
     return RunFolderError(
-        f"what is compared must be a run folder, or hold some at most {DEPTH} folders below, got '{path}': {found}; "
-        "hint: the path that `fedmoe run` printed, or a sweep's --output"
+        f"what is compared must be a run folder, or a folder with some at most {DEPTH} levels down, got '{path}': "
+        f"{found}; hint: the path that `fedmoe run` printed, or a sweep's --output"
     )

@@ -45,7 +45,7 @@ def open_weights(settings: Settings, in_shape: Sequence[int], num_classes: int, 
 
 
 def save_weights(expert: Expert, file: Path, report: Mapping[str, Any]) -> None:
-    """Writes the weights and the report."""
+    """Writes the weights, with the report in the file's metadata; all of it or nothing."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in expert.state_dict().items()}
     with new_file(file) as draft:
         save_file(tensors, draft, metadata={"report": json.dumps(dict(report))})

@@ -67,7 +67,7 @@ def check_map(name: str, words: list[str]) -> int:
 
 
 def written(page: str, folder: Path) -> dict[str, str]:
-    """Writes the page's own files, blocks that open with `# name.py`; returns the path that it tells of each -> its."""
+    """Writes the page's own files, blocks that open with `# name.py`; returns a path in the page -> the file."""
     found = {}
     for language, lines in blocks(page):
         named = re.match(r"# (\w+\.py)$", lines[0]) if language == "python" and lines else None

@@ -155,21 +155,36 @@ def test_an_argument_of_a_built_in_strategy_need_not_stand_in_the_app(tmp_path: 
     assert [place.config["strategy.ditto.strength"] for place in places] == [0.5, 2]
 
 
-@pytest.mark.parametrize("named", ["strategy.name={}", "evaluate.baselines={}"])
-def test_nor_does_one_of_a_strategy_that_the_settings_name(tmp_path: Path, named: str) -> None:
+@pytest.mark.parametrize(
+    "named", ["strategy.name={}", "evaluate.baselines={}", "strategy.name='lasso' strategy.lasso.over={}"]
+)
+def test_nor_does_one_of_a_strategy_of_ones_own(tmp_path: Path, named: str) -> None:
     file = tmp_path / "mine.py"
     file.write_text(OWN_STRATEGY)
-    grid = "strategy.mine.rate=0.5,2"
-    places = places_of(QUICKSTART, [grid], tmp_path / "out", [SHORT, named.format(f"'{file}:Mine'")], jobs=1)
-    given = [
-        {type(method.strategy).__name__: method.strategy for method in methods_of(from_flat(place.config))}
-        for place in places
-    ]
-    assert [own["Mine"].rate for own in given] == [0.5, 2]
-    with pytest.raises(SettingsError, match=r"'strategy\.mine\.rate'; hint: a strategy of your own .* names it"):
-        places_of(QUICKSTART, [grid], tmp_path / "out", [SHORT], jobs=1)
+    settings = [SHORT, named.format(f"'{file}:Mine'")]
+    places = places_of(QUICKSTART, ["strategy.mine.rate=0.5,2"], tmp_path / "out", settings, jobs=1)
+    assert [own_strategy(place.config).rate for place in places] == [0.5, 2]
     with pytest.raises(SettingsError, match="no argument 'rat'; did you mean 'rate'"):
-        places_of(QUICKSTART, ["strategy.mine.rat=1"], tmp_path / "out", [SHORT, named.format(f"'{file}:Mine'")], 1)
+        places_of(QUICKSTART, ["strategy.mine.rat=1"], tmp_path / "out", settings, jobs=1)
+    with pytest.raises(SettingsError, match="unknown strategy 'mines'; did you mean 'mine'"):
+        places_of(QUICKSTART, ["strategy.mines.rate=1"], tmp_path / "out", settings, jobs=1)
+
+
+def own_strategy(config: dict[str, Any]) -> Any:
+    found = [getattr(method.strategy, "inner", method.strategy) for method in methods_of(from_flat(config))]
+    return next(strategy for strategy in found if type(strategy).__name__ == "Mine")
+
+
+def test_a_strategy_of_ones_own_and_others_are_swept_with_its_argument(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OWN_STRATEGY)
+    grid = f"strategy.name='{file}:Mine',fedjets"
+    run_sweep(QUICKSTART, [grid], tmp_path / "out", [SHORT, "strategy.mine.rate=0.5"], jobs=2)
+    notes = {}
+    for summary in (tmp_path / "out").glob("*/*/summary.json"):
+        told = json.loads(summary.read_text())
+        notes[told["strategy"]] = [note for note in told["notes"] if "strategy.mine" in note]
+    assert notes == {"mine": [], "fedjets": ["the settings table strategy.mine is used by no method of this run"]}
 
 
 @pytest.mark.parametrize(
