@@ -69,6 +69,10 @@ def read_config(simulation: Path, overrides: Sequence[str]) -> tuple[dict[str, A
     try:
         flat = _given(overrides)
     except Exception as error:  # Flower raises typer's, tomli's and its own errors here
+        bare = re.search(r"(?:^|\s)([\w.-]+)=(?!true\b|false\b)([A-Za-z/][^\s'\"]*)(?=\s|$)", " ".join(overrides))
+        if bare:
+            key, text = bare.groups()
+            raise SettingsError(f"--run-config takes text in quotes, got {key}={text}; hint: {key}='{text}'") from error
         raise SettingsError(f"--run-config cannot be read: {error}") from error
     check_keys(flat, base)
     return project, dict(base) | flat

@@ -98,6 +98,10 @@ REFUSED = {
         "resume must be the absolute path of a run folder, got 'runs/",
     ),
     "a preset that is not there": ("no/such.toml", "--run-config cannot be read: "),
+    "text without quotes": (
+        "train.epochs=1 strategy.name=fedavg",
+        "--run-config takes text in quotes, got strategy.name=fedavg; hint: strategy.name='fedavg'",
+    ),
     "no value": ("train.epochs=", "--run-config must be \"key=value ...\" or one TOML file, got 'train.epochs='"),
     "a space too many": (
         "train.epochs= 3",
