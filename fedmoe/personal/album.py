@@ -15,6 +15,7 @@ from fedmoe.personal.wording import (
     milliseconds,
     total,
     whole_pool,
+    whole_text,
 )
 from fedmoe.recording.atomic import write_atomic
 from fedmoe.recording.page import box, page, table, tiles, words
@@ -82,7 +83,7 @@ def _parts(title: str, found: Personalized, record: Mapping[str, Any]) -> Iterat
 def _tiles(found: Personalized) -> list[tuple[str, str]]:
     figures = [
         (bytes_text(fetched(found)), f"fetched for this client: {experts_text(found)}"),
-        (bytes_text(whole_pool(found)), "the gate and all experts" if found.bytes["gate"] else "all experts"),
+        (bytes_text(whole_pool(found)), whole_text(found)),
         (milliseconds(total(found)), "from the first look to the answers"),
     ]
     told = found.accuracies

@@ -3,7 +3,17 @@
 from fedmoe.personal.personalized import MIXTURE, Personalized
 from fedmoe.recording.wording import bytes_text, method_title, percent, variant_title
 
-__all__ = ["accuracy_rows", "cost_rows", "experts_text", "fetched", "headline", "milliseconds", "total", "whole_pool"]
+__all__ = [
+    "accuracy_rows",
+    "cost_rows",
+    "experts_text",
+    "fetched",
+    "headline",
+    "milliseconds",
+    "total",
+    "whole_pool",
+    "whole_text",
+]
 
 
 def milliseconds(seconds: float) -> str:
@@ -26,7 +36,8 @@ def whole_pool(found: Personalized) -> int:
     return found.bytes["gate"] + found.bytes["pool"]
 
 
-def _whole(found: Personalized) -> str:
+def whole_text(found: Personalized) -> str:
+    """Returns what `whole_pool` counts."""
     return "the gate and all experts" if found.bytes["gate"] else "all experts"
 
 
@@ -55,7 +66,7 @@ def headline(found: Personalized) -> list[str]:
     else:
         first = (
             f"{_named(found.experts).capitalize()} of {pool} serve this client: {ranked} were fetched, "
-            f"{_whole(found)} would be {bytes_text(whole_pool(found))}."
+            f"{whole_text(found)} would be {bytes_text(whole_pool(found))}."
         )
     sentences = [first, f"From the first look to the answers it took {milliseconds(total(found))}."]
     told = found.accuracies
@@ -98,7 +109,7 @@ def cost_rows(found: Personalized) -> list[tuple[str, list[str]]]:
         ("", [fetch, bytes_text(sizes["experts"]), milliseconds(seconds["fetch"])]),
         ("", [f"predict: {len(found.images)} images", "-", milliseconds(seconds["predict"])]),
         ("main", ["fetched for this client", bytes_text(fetched(found)), milliseconds(total(found))]),
-        ("bound", [f"{_whole(found)}, for comparison", bytes_text(whole_pool(found)), "-"]),
+        ("bound", [f"{whole_text(found)}, for comparison", bytes_text(whole_pool(found)), "-"]),
         ("", ["prior correction, for comparison", "-", milliseconds(seconds["correct"])]),
     ]
 
