@@ -169,7 +169,9 @@ def tell_map(console: Console, cells: Sequence[Cell], asked: Sequence[tuple[str,
         console.print(f"{output / 'map.md'}, map.csv, map.png", soft_wrap=True)
     if lack:
         text = "; ".join(f"{name} {', '.join(map(str, seeds))}" for name, seeds in lack.items())
-        console.print(f"not told, for not all methods were run (regime and seeds): {text}", soft_wrap=True)
+        console.print(
+            f"left out of table and figure, for not all methods were run (regime and seeds): {text}", soft_wrap=True
+        )
 
 
 def _tell(console: Console, told: Told) -> None:

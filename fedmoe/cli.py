@@ -88,7 +88,7 @@ def compare(
 
     RUN_FOLDERS: folders of runs, of one or several seeds, or folders with runs below, such as a sweep's.
     """
-    from fedmoe.recording.comparison import compare_runs
+    from fedmoe.recording.comparison import compare_runs, compared_notes
     from fedmoe.recording.comparison_table import comparison_table, to_csv, to_markdown
     from fedmoe.recording.found_runs import find_runs
 
@@ -98,8 +98,10 @@ def compare(
         Console(soft_wrap=True).print(to_markdown(rows, against), highlight=False, markup=False)
     else:
         console = Console()
-        console.print(comparison_table(rows, against, console.width))
+        console.print(comparison_table(rows, against))
     notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    for note in compared_notes(paths):
+        notes.print(f"note: {note}")
     if unfinished:
         notes.print(f"left out, not finished: {', '.join(map(str, unfinished))}")
     for file in (csv, figure):

@@ -146,7 +146,9 @@ def _module(kind: str, name: str) -> ModuleType:
 def _module_from_file(kind: str, path: Path) -> ModuleType:
     file = path.expanduser()
     if not file.is_absolute() or not file.is_file():
-        raise ReferenceError_(f"{kind}: '{path}' must be the absolute path of a Python file that exists")
+        beside = sorted(other.name for other in file.parent.glob("*.py")) if file.is_absolute() else []
+        hint = f"; {nearest_hint(file.name, beside)}" if beside else ""
+        raise ReferenceError_(f"{kind}: '{path}' must be the absolute path of a Python file that exists{hint}")
     name = f"fedmoe_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]

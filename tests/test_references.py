@@ -50,6 +50,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(kind: str, package: str)
         ("fedmoe.moe.no_such_part:Thing", "no module named 'fedmoe.moe.no_such_part'"),
         ("relative/file.py:Thing", "must be the absolute path of a Python file that exists"),
         ("/no/such/file.py:Thing", "must be the absolute path of a Python file that exists"),
+        (f"{Path(__file__).with_name('test_reference.py')}:Thing", r"did you mean 'test_references\.py'"),
     ],
 )
 def test_a_reference_that_leads_nowhere_says_what_is_wrong(reference: str, rule: str) -> None:

@@ -10,12 +10,12 @@ from fedmoe.errors import SettingsError, nearest_hint
 from fedmoe.flower.preparation import can_start_from
 from fedmoe.flower.strategy import ExpertStrategy
 from fedmoe.flower.wrapper import Wrapper
-from fedmoe.moe.construction import common_backbone, gate_class
+from fedmoe.moe.construction import common_backbone, gate_class, stands_on_common
 from fedmoe.references import known_names, load_plugin, short_name
 from fedmoe.settings import Settings
 from fedmoe.settings.arguments import check_type
 
-__all__ = ["Method", "build_strategy", "methods_of", "unused_tables", "works_over"]
+__all__ = ["Method", "build_strategy", "methods_of", "starts_of", "tables_of", "unused_tables", "works_over"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def unused_tables(settings: Settings, methods: Sequence[Method]) -> list[str]:
     Raises:
         SettingsError: its name looks like a known one's, misspelt.
     """
-    known = {name for method in methods for name in _names(method)} | set(known_names("strategies"))
+    known = {name for method in methods for name in tables_of(method)} | set(known_names("strategies"))
     unused = [table for table in sorted(settings.strategy.arguments) if table not in known]
     for table in unused:
         if difflib.get_close_matches(table, known, n=1, cutoff=0.75):
@@ -82,12 +82,20 @@ def unused_tables(settings: Settings, methods: Sequence[Method]) -> list[str]:
 
 def works_over(methods: Sequence[Method]) -> list[str]:
     """Returns a note for each method that works over another one, down to what it rests on."""
-    paths = (_names(method) for method in methods)
+    paths = (tables_of(method) for method in methods)
     return [f"{path[0]} works over {', over '.join(path[1:])}" for path in paths if len(path) > 1]
 
 
-def _names(method: Method) -> list[str]:
-    """Returns the names of the method and of what it works over."""
+def starts_of(settings: Settings, methods: Sequence[Method]) -> dict[str, str]:
+    """Returns what each method's experts start from: `"random"` weights or the `"common"` expert."""
+    if stands_on_common(settings.experts.model):  # whatever the settings say, until they are trained
+        return {method.name: "common" for method in methods}
+    own = ((m.name, m.strategy.init if isinstance(m.strategy, ExpertStrategy) else "") for m in methods)
+    return {name: init or settings.experts.init for name, init in own}
+
+
+def tables_of(method: Method) -> list[str]:
+    """Returns the names of the method and of what it works over: the tables `strategy.NAME` that count for it."""
     names, strategy = [method.name], method.strategy
     while isinstance(strategy, Wrapper):
         names.append(short_name(strategy.over, "strategies"))

@@ -175,7 +175,7 @@ def summary_table(
     by_method = {name: round(float(np.median(outcome.seconds)), 4) for name, outcome in outcomes.items()}
     traffic = {name: {"down": o.down, "up": o.up, "once": once[name]} for name, o in outcomes.items()}
     return {
-        **{key: header[key] for key in ("simulation", "strategy", "dataset", "partition", "seed")},
+        **{key: header[key] for key in ("simulation", "strategy", "tables", "starts", "dataset", "partition", "seed")},
         "rounds": main.rounds,
         "unseen": {
             "clients": len(common),

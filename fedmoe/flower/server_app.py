@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmoe.errors import FedmoeError, RunFolderError, SettingsError
 from fedmoe.flower.devices import choose_device, idle_core_hint, idle_gpu_hint, set_up_torch
-from fedmoe.flower.methods import Method, methods_of, unused_tables, works_over
+from fedmoe.flower.methods import Method, methods_of, starts_of, tables_of, unused_tables, works_over
 from fedmoe.flower.plugin_check import check_plugins
 from fedmoe.flower.preparation import Preparation, prepare_run
 from fedmoe.flower.results import (
@@ -39,6 +39,7 @@ from fedmoe.recording.run_folder import (
 )
 from fedmoe.recording.run_lock import only_writer
 from fedmoe.recording.tensorboard import TensorBoardLogger
+from fedmoe.recording.wording import starts_apart
 from fedmoe.references import file_hashes
 from fedmoe.settings import Settings, from_flat, to_flat
 
@@ -108,7 +109,13 @@ def _header(folder: RunFolder, methods: Sequence[Method], preparation: Preparati
         *_average_note(settings),
         *_drift_note(settings),
     ]
-    header["notes"] += [*works_over(methods), *unused_tables(settings, methods)]
+    header["starts"] = starts_of(settings, methods)
+    header["notes"] += [
+        *works_over(methods),
+        *starts_apart(header["starts"].items()),
+        *unused_tables(settings, methods),
+    ]
+    header["tables"] = {method.name: tables_of(method) for method in methods}
     return header
 
 

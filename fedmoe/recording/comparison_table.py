@@ -4,15 +4,14 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, zip_longest
+from itertools import groupby
 
 import numpy as np
 from rich import box
-from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from fedmoe.errors import RunFolderError
+from fedmoe.errors import RunFolderError, nearest_hint
 from fedmoe.recording.comparison import COLD, MEASURES, Row
 from fedmoe.recording.interval import interval
 from fedmoe.recording.wording import bytes_text, seconds_text
@@ -20,11 +19,8 @@ from fedmoe.recording.wording import bytes_text, seconds_text
 __all__ = ["Difference", "comparison_table", "difference", "reference_of", "to_csv", "to_markdown"]
 
 COLUMNS = ("method", "prediction", "accuracy", "worst decile", "difference", "seeds", "traffic", "seconds")
-SHOWN = COLUMNS[:5]  # in the terminal; the others stand below a method's name
-UNBROKEN = ("accuracy", "worst decile")
-LEAST = {"method": 24, "difference": 19}  # characters that are not broken, however narrow the terminal
-LABEL, WIDE = 40, 96  # a method's characters where the terminal has so many columns
-NARROW = 12  # characters of a prediction where it has less
+LABEL = 38  # characters of the terminal's first column that leave room for the figures in 80
+SHOWN = COLUMNS[2:5]  # in the terminal, beside the prediction; the others stand above, where the method does
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,8 @@ def reference_of(rows: Sequence[Row], against: str) -> Row:
     for row in rows:
         if f"{row.method}, {row.prediction}".lower().startswith(against.lower()):
             return row
-    known = ", ".join(dict.fromkeys(row.method for row in rows))
-    raise RunFolderError(f"--against must be the beginning of a row's title, got '{against}'; hint: one of {known}")
+    hint = nearest_hint(against, {title for row in rows for title in (row.name, row.method)})
+    raise RunFolderError(f"--against must be the beginning of a row's title, got '{against}'; {hint}")
 
 
 def difference(row: Row, reference: Row) -> Difference | None:
@@ -73,15 +69,14 @@ def difference(row: Row, reference: Row) -> Difference | None:
     return Difference(mean, mean - half, mean + half, len(gaps))
 
 
-def comparison_table(rows: Sequence[Row], against: str = "", width: int = WIDE) -> Table:
-    """Returns the rows as a table for the terminal; differences are to the row that `reference_of` finds.
+def comparison_table(rows: Sequence[Row], against: str = "") -> Table:
+    """Returns the rows as a table for the terminal, of 80 columns or more.
 
-    What the rows of a method share stands once, below its name: settings, seeds, traffic, seconds a round.
+    Above the rows of each method stands once what they share: settings, seeds, traffic, seconds a round.
 
     Args:
         rows: at least one.
-        against: as `reference_of` takes it.
-        width: of the terminal, in characters; 80 are enough.
+        against: the row that differences are to, as `reference_of` takes it.
     """
     reference = reference_of(rows, against)
     caption = (
@@ -97,16 +92,12 @@ def comparison_table(rows: Sequence[Row], against: str = "", width: int = WIDE) 
         show_edge=False,
         padding=0,
     )
+    table.add_column("method\n  prediction")
     for column in SHOWN:
-        justify: JustifyMethod = "left" if column in ("method", "prediction") else "right"
-        head = column.replace(" ", "\n")
-        most = NARROW if column == "prediction" and width < WIDE else None
-        no_wrap = column in UNBROKEN
-        table.add_column(head, justify=justify, no_wrap=no_wrap, min_width=LEAST.get(column), max_width=most)
-    label = LABEL if width >= WIDE else LEAST["method"]
+        table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=column != "difference", min_width=6)
     for _, members in groupby(rows, key=lambda row: row.method):
-        for cells in _section(list(members), reference, label):
-            table.add_row(*map(Text, cells))  # Text: a tag in [brackets] is no markup
+        for cells in _section(list(members), reference):
+            table.add_row(*cells)
         table.add_section()
     return table
 
@@ -127,19 +118,31 @@ def to_markdown(rows: Sequence[Row], against: str = "") -> str:
 def to_csv(rows: Sequence[Row]) -> str:
     """Returns a line for each row and seed; accuracies in [0, 1], experts counted; empty where a method has none.
 
+    Each setting in which rows differ has a column, empty where a row is the same for all of its values.
     `std_over_clients` is that of the accuracies of one seed's unseen clients.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = ("method", "prediction", "seed", "accuracy", "worst_decile", "traffic_bytes", "round_seconds")
+    settings = sorted({setting.partition("=")[0] for row in rows for setting in row.settings})
+    head = ("method", "prediction", *settings, "seed", "accuracy", "worst_decile", "traffic_bytes", "round_seconds")
     told_of = {name for row in rows for told in row.measures for name in told if name.startswith(COLD)}
     names = (*MEASURES, *sorted(told_of, key=lambda name: int(name.removeprefix(COLD))))
     writer.writerow((*head, *("std_over_clients" if name == "std" else name for name in names)))
     for row in rows:
         measures = row.measures or ({},) * len(row.seeds)
+        values = {key: value for key, _, value in (setting.partition("=") for setting in row.settings)}
         by_seed = zip(row.seeds, row.accuracies, row.worst, row.traffic, row.seconds, measures, strict=True)
         for seed, accuracy, worst, traffic, seconds, told in by_seed:
-            own = (row.method, row.prediction, seed, accuracy, worst, traffic or None, seconds or None)
+            own = (
+                row.name,
+                row.prediction,
+                *(values.get(key) for key in settings),
+                seed,
+                accuracy,
+                worst,
+                traffic or None,
+                seconds or None,
+            )
             writer.writerow((*own, *(told.get(name) for name in names)))
     return out.getvalue()
 
@@ -165,25 +168,30 @@ def _cells(row: Row, reference: Row) -> tuple[str, ...]:
     )
 
 
-def _section(rows: Sequence[Row], reference: Row, label: int) -> list[tuple[str, ...]]:
-    """Returns a method's rows of cells for the terminal; beside the first of them all that they share."""
+def _section(rows: Sequence[Row], reference: Row) -> list[tuple[Text, ...]]:
+    """Returns a method's rows of cells for the terminal, below all that they share."""
     *_, traffic, seconds = _cells(rows[0], reference)
-    shared = [rows[0].name, *(line for setting in rows[0].settings for line in _setting_lines(setting, label))]
-    shared.append(f" {_counted(len(rows[0].seeds))}" + (f", {traffic}" if traffic != "-" else ""))
-    shared += [f" {seconds_text(float(np.mean(rows[0].seconds)))} a round"] if seconds != "-" else []
-    lines = []
+    costs = [_counted(len(rows[0].seeds))] + [traffic] * (traffic != "-")
+    costs += [f"{seconds_text(float(np.mean(rows[0].seconds)))} a round"] * (seconds != "-")
+    shared = (*_packed(rows[0].settings), ", ".join(costs))
+    lines: list[tuple[Text, ...]] = [(Text(rows[0].name, "bold"),), *((Text(line),) for line in shared)]
     for row in rows:
-        _, prediction, accuracy, worst, gap, *_ = _cells(row, reference)
+        _, prediction, *figures, gap, _, _, _ = _cells(row, reference)
         seeds = len(row.seeds)
         titled = prediction if seeds == len(rows[0].seeds) else f"{prediction} ({_counted(seeds)})"
-        lines.append((titled, accuracy, worst, gap.replace(" over ", "\nover ")))
-    return [(left or "", *(line or ("",) * 4)) for left, line in zip_longest(shared, lines)]
+        lines.append(tuple(map(Text, (f"  {titled}", *figures, gap.replace(" over ", "\nover ")))))
+    return lines
 
 
-def _setting_lines(setting: str, label: int) -> list[str]:
-    """Returns a setting in one line, or its section and the rest in two where it is longer than `label`."""
-    section, dot, rest = setting.partition(".")
-    return [f" {setting}"] if len(setting) < label or not dot else [f" {section}.", f"  {rest}"]
+def _packed(settings: Sequence[str]) -> list[str]:
+    """Returns settings in lines of at most `LABEL` characters where they can be."""
+    lines: list[str] = []
+    for setting in settings:
+        if lines and len(lines[-1]) + len(setting) + 2 <= LABEL:
+            lines[-1] += f", {setting}"
+        else:
+            lines.append(setting)
+    return lines
 
 
 def _counted(seeds: int) -> str:

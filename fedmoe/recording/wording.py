@@ -1,6 +1,6 @@
 """How figures are said to a person: names of methods, percentages, bytes, and the warning about stand-in data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "routing_text",
     "seconds_text",
     "stand_in_warning",
+    "starts_apart",
     "trainer_text",
     "variant_title",
 ]
@@ -44,6 +45,8 @@ TITLES = {
     "self tuning": "Self-tuning",
     "taskmoe": "TaskMoE",
 }
+
+STARTS = {"random": "random weights", "common": "the common expert"}
 
 VARIANTS = {
     "zero_shot": "zero-shot",
@@ -154,6 +157,26 @@ def stand_in_warning(record: Mapping[str, Any]) -> str | None:
         f"STAND-IN DATA: '{absent}' could not be had, so this run uses '{dataset.get('name')}' ({kind}). "
         f"Its figures say nothing about '{absent}'."
     )
+
+
+def starts_apart(starts: Iterable[tuple[str, str]]) -> list[str]:
+    """Returns a note where some methods' experts start from random weights and others' from the common expert.
+
+    Args:
+        starts: (method, `"random"` or `"common"`), in any order, the same as often as it comes.
+
+    >>> starts_apart([("fedjets", "random"), ("fedavg", "common"), ("fedprox", "common")])
+    ['experts start apart: FedJETs from random weights; FedAvg, FedProx from the common expert']
+    >>> starts_apart([("fedavg", "common"), ("fedprox", "common")])
+    []
+    """
+    told: dict[str, dict[str, None]] = {}
+    for method, start in starts:
+        told.setdefault(start, {})[method_title(method)] = None
+    if len(told) < 2:
+        return []
+    parts = (f"{', '.join(told[start])} from {words}" for start, words in STARTS.items())
+    return [f"experts start apart: {'; '.join(parts)}"]
 
 
 def notes_of(record: Mapping[str, Any]) -> list[str]:

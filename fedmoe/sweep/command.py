@@ -8,17 +8,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fedmoe.errors import SweepError
+from fedmoe.errors import SettingsError, SweepError
 from fedmoe.flower.devices import usable_cores, visible_gpus
 from fedmoe.flower.local_run import check_keys, read_config
-from fedmoe.flower.methods import methods_of
+from fedmoe.flower.methods import methods_of, tables_of
 from fedmoe.flower.plugin_check import check_plugins
-from fedmoe.recording.comparison import compare_runs
+from fedmoe.recording.comparison import compare_runs, compared_notes
 from fedmoe.recording.comparison_table import comparison_table
 from fedmoe.recording.found_runs import find_runs
 from fedmoe.recording.wording import method_title, percent
 from fedmoe.settings import from_flat
-from fedmoe.sweep.grid import points_of
+from fedmoe.sweep.grid import Point, points_of
 from fedmoe.sweep.place import Place, folder_of, sweep_folder
 from fedmoe.sweep.running import Told, run_all
 
@@ -64,7 +64,9 @@ def run_sweep(
     finished = [folder for place in places if (folder := place.done()) is not None]
     if finished:
         rows = compare_runs(finished)
-        console.print(comparison_table(rows, width=console.width))
+        console.print(comparison_table(rows))
+        for note in compared_notes(finished):
+            console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
         alone = set(find_runs([output])[0]) == set(finished)
         named = [output] if alone else finished
         words = ["fedmoe", "compare", *map(str, named), "--against", f"{rows[0].method}, {rows[0].prediction}"]
@@ -77,24 +79,39 @@ def run_sweep(
 def places_of(simulation: Path, over: Sequence[str], output: Path, overrides: Sequence[str], jobs: int) -> list[Place]:
     """Returns the place of each run; all settings are checked before anything runs.
 
+    An argument of a strategy is set where a run has that strategy; points that are the same without it are one run.
+
     Raises:
         SettingsError: the grid or a setting is wrong.
         RunFolderError: a run of other settings stands in one of the places.
     """
     _, base = read_config(simulation, overrides)
-    places = []
-    for point in points_of(over):
-        check_keys(dict(point.settings), base)
+    places: dict[Point, Place] = {}
+    points = points_of(over)
+    for whole in points:
+        check_keys(dict(whole.settings), base)
+        settings = from_flat({**base, **dict(whole.settings)})
+        check_plugins(settings)
+        point = whole.for_strategies({table for method in methods_of(settings) for table in tables_of(method)})
+        if point in places:
+            continue
         config = {**base, **dict(point.settings)}
         if jobs > 1 and not config.get("train.workers"):
             config["train.workers"] = max(1, usable_cores() // jobs)
-        settings = from_flat(config)
-        check_plugins(settings)
-        methods_of(settings)
-        place = Place(point, config, folder_of(output, point))
-        place.check()
-        places.append(place)
-    return places
+        places[point] = Place(point, config, folder_of(output, point))
+        places[point].check()
+    _check_all_count(points, list(places))
+    return list(places.values())
+
+
+def _check_all_count(points: Sequence[Point], kept: Sequence[Point]) -> None:
+    """Refuses an argument of a strategy that no run of the grid has: its values would be the same run."""
+    asked, counts = ({key for point in some for key, _ in point.settings} for some in (points, kept))
+    if lost := sorted(asked - counts):
+        table = lost[0].split(".")[1]
+        raise SettingsError(
+            f"--over must set arguments of strategies that some run has, got '{lost[0]}'; hint: strategy.name={table}"
+        )
 
 
 def sentence(told: Told) -> str:

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,19 @@ class Point:
         """
         words = (f"{key}={value}" for key, value in self.settings)
         return re.sub(r"[^\w.,=+-]+", "-", ",".join(words)) or "default"
+
+    def for_strategies(self, names: Collection[str]) -> "Point":
+        """Returns the point without the arguments of strategies other than these.
+
+        >>> Point((("strategy.ditto.strength", 2), ("seed", 3))).for_strategies({"fedavg"}).name
+        'seed=3'
+        """
+        kept = []
+        for key, value in self.settings:
+            kind, *table, _ = ["", *key.replace("-", "_").split(".")][-3:]
+            if kind != "strategy" or table[0] in names:
+                kept.append((key, value))
+        return Point(tuple(kept))
 
 
 def points_of(over: Sequence[str]) -> list[Point]:

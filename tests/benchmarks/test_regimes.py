@@ -135,7 +135,9 @@ def test_cells_come_back_from_the_file_and_its_regimes_are_not_trained_again(
     assert read_csv(tmp_path / "map" / "map.csv") == cells
     main(["--output", str(tmp_path / "other"), "--draw-only", "--seeds", "8..9", "--only", "^(iid|rotated)$"])
     told = capsys.readouterr().out
-    assert "not told, for not all methods were run (regime and seeds): iid 8, 9; rotated 8, 9" in told
+    assert (
+        "left out of table and figure, for not all methods were run (regime and seeds): iid 8, 9; rotated 8, 9" in told
+    )
     assert not (tmp_path / "other" / "map.png").exists()
     with pytest.raises(SettingsError, match="would write over"):
         main(["--known", str(tmp_path / "map" / "map.csv"), "--output", str(tmp_path / "map")])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from scipy import stats
 
 from fedmoe.cli import main
 from fedmoe.errors import RunFolderError
-from fedmoe.recording.comparison import Row, compare_runs
+from fedmoe.recording.comparison import Row, compare_runs, compared_notes
 from fedmoe.recording.comparison_figure import draw_comparison
 from fedmoe.recording.comparison_table import (
     Difference,
@@ -81,22 +82,21 @@ def test_the_terminal_tells_once_what_a_methods_rows_share(tmp_path: Path) -> No
     runs = [finished(tmp_path / f"a{seed}", seed, 0.7 + seed / 10) for seed in (0, 1, 2)]
     more = {"gate__name": "random", "train__logit-adjustment": True}
     runs += [finished(tmp_path / f"b{seed}", seed, 0.6 + seed / 9, **more) for seed in (0, 1)]
-    told = {}
-    for width in (80, 120):
-        console = Console(width=width, record=True, file=StringIO())
-        console.print(comparison_table(compare_runs(runs), width=width))
-        text = console.export_text()
-        assert max(len(line.rstrip()) for line in text.splitlines()) <= width
-        told[width] = " ".join(text.split())
-    for text in told.values():
-        assert "FedJETs zero-shot 80.0 ± 10.0 80.0 - gate.name=mlp mixture" in text
-        assert "80.0 ± 10.0 80.0 +0.0 [+0.0, +0.0]" in text
-        assert "3 seeds, 6 B 250 ms a round" in text
     console = Console(width=80, record=True, file=StringIO())
-    console.print(comparison_table(compare_runs(runs), "FedJETs [gate.name=random", width=80))
+    console.print(comparison_table(compare_runs(runs)))
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    start = lines.index("FedJETs")
+    assert lines[start + 1 : start + 4] == [
+        "gate.name=mlp",
+        "train.logit-adjustment=False",
+        "3 seeds, 6 B, 250 ms a round",
+    ]
+    assert [line.split() for line in lines[start + 4 : start + 6]] == [
+        ["zero-shot", "80.0", "±", "10.0", "80.0", "-"],
+        ["mixture", "of", "held", "experts", "80.0", "±", "10.0", "80.0", "+0.0", "[+0.0,", "+0.0]"],
+    ]
+    console.print(comparison_table(compare_runs(runs), "FedJETs [gate.name=random"))
     assert "over 2 seeds" in " ".join(console.export_text().split()), "the others have a third"
-    assert "train.logit-adjustment=False" in told[120]
-    assert "logit-adjustment=False" in told[80], "not broken but at its section"
 
 
 def test_the_terminal_shows_the_tags(tmp_path: Path) -> None:
@@ -193,14 +193,17 @@ def test_the_reference_is_found_by_how_its_title_begins() -> None:
     rows = [row("FedJETs", {0: 0.5}), row("FedAvg", {0: 0.4})]
     assert reference_of(rows, "") is rows[0]
     assert reference_of(rows, "fedavg, the") is rows[1]
-    with pytest.raises(RunFolderError, match=r"--against.*FedJETs, FedAvg"):
-        reference_of(rows, "fedprox")
+    with pytest.raises(RunFolderError, match=r"--against.*did you mean .FedAvg.\? known: FedAvg, FedJETs"):
+        reference_of(rows, "fedavgg")
     assert "| FedAvg | the model | 40.0 | 40.0 | -10.0 | 1 |" in to_markdown(rows)
     assert "| FedJETs | the model | 50.0 | 50.0 | +10.0 | 1 |" in to_markdown(rows, "FedAvg")
 
 
 def test_csv_has_a_line_a_row_and_seed() -> None:
     lines = to_csv([row("a, b", {0: 0.5, 3: 0.25})]).splitlines()
+    tagged = replace(row("a [k=1, m.n=x]", {0: 0.5}), settings=("k=1", "m.n=x"))
+    told = list(csv.DictReader(StringIO(to_csv([tagged, row("b", {0: 0.5})]))))
+    assert [(line["method"], line["k"], line["m.n"]) for line in told] == [("a", "1", "x"), ("b", "", "")]
     assert lines[0].split(",")[:4] == ["method", "prediction", "seed", "accuracy"]
     nothing = "," * lines[0].count(",")
     assert [line.rstrip(",") for line in lines[1:]] == [
@@ -283,6 +286,94 @@ def test_an_equal_baseline_stands_there_once_however_long_it_took(tmp_path: Path
         summary["seconds"]["by_method"]["common expert"] = 1.0 + number
         (run / "summary.json").write_text(json.dumps(summary))
     assert [row.method for row in compare_runs(runs)].count("Common expert") == 1
+
+
+def of_tables(run: Path, tables: dict[str, list[str]], **methods: float) -> Path:
+    """Returns the run with what its methods work over, and with their accuracies, the main one first."""
+    summary = json.loads((run / "summary.json").read_text())
+    told = {name: {"zero_shot": {"mean": mean, "worst_decile": mean}} for name, mean in methods.items()}
+    summary |= {"strategy": next(iter(methods)), "tables": tables, "methods": told}
+    (run / "summary.json").write_text(json.dumps(summary))
+    return run
+
+
+def test_an_argument_of_a_strategy_tells_its_own_rows_apart_alone(tmp_path: Path) -> None:
+    tables = {"mine": ["mine"], "lasso": ["lasso", "mine"], "fedprox": ["fedprox"]}
+    runs = [
+        of_tables(
+            finished(tmp_path / f"{seed}-{rate}", seed, 0.5, strategy__mine__rate=rate),
+            tables,
+            mine=rate,
+            lasso=rate,
+            fedprox=0.5,
+        )
+        for seed, rate in [(0, 0.1), (1, 0.1), (1, 0.2), (2, 0.2)]
+    ]
+    alone = of_tables(finished(tmp_path / "alone", 3, 0.5, strategy__name="fedprox"), {"fedprox": []}, fedprox=0.4)
+    found = {row.method: row.seeds for row in compare_runs([*runs, alone])}
+    assert found == {
+        "Mine [strategy.mine.rate=0.1]": (0, 1),
+        "L1 penalty [strategy.mine.rate=0.1]": (0, 1),
+        "FedProx": (0, 1, 2, 3),
+        "Mine [strategy.mine.rate=0.2]": (1, 2),
+        "L1 penalty [strategy.mine.rate=0.2]": (1, 2),
+    }
+
+
+def test_an_argument_that_all_runs_of_its_strategy_have_alike_tells_nothing_apart(tmp_path: Path) -> None:
+    mine = of_tables(finished(tmp_path / "a", 0, 0.5, strategy__mine__rate=0.1), {"mine": ["mine"]}, mine=0.1)
+    other = of_tables(finished(tmp_path / "b", 0, 0.5, strategy__name="fedprox"), {"fedprox": []}, fedprox=0.3)
+    assert [row.method for row in compare_runs([mine, other])] == ["Mine", "FedProx"]
+
+
+def test_rows_that_nothing_tells_apart_but_their_figures_keep_all_settings_or_are_refused(tmp_path: Path) -> None:
+    tables = {"mine": ["mine"], "fedprox": ["fedprox"]}
+    runs = [
+        of_tables(finished(tmp_path / f"{rate}", 0, 0.5, strategy__mine__rate=rate), tables, mine=0.5, fedprox=rate)
+        for rate in (0.1, 0.2)
+    ]
+    assert [row.method for row in compare_runs(runs) if row.method.startswith("FedProx")] == [
+        "FedProx [strategy.mine.rate=0.1]",
+        "FedProx [strategy.mine.rate=0.2]",
+    ]
+    own = of_tables(finished(tmp_path / "own", 0, 0.5, strategy__name="fedprox"), {"fedprox": []}, fedprox=0.3)
+    assert {row.method for row in compare_runs([runs[0], own])} >= {"FedProx [strategy.name=fedprox]"}
+
+
+def test_of_two_runs_of_a_seed_the_one_with_more_baselines_counts(tmp_path: Path) -> None:
+    more = of_tables(finished(tmp_path / "a", 0, 0.5), {}, fedjets=0.5, fedavg=0.4)
+    fewer = of_tables(finished(tmp_path / "b", 0, 0.5), {}, fedjets=0.5)
+    for runs in ([more, fewer], [fewer, more]):
+        assert [row.method for row in compare_runs(runs)] == ["FedJETs", "FedAvg"]
+    other = of_tables(finished(tmp_path / "c", 0, 0.5), {}, fedjets=0.3)
+    with pytest.raises(RunFolderError, match="differ in accuracy"):
+        compare_runs([more, other])
+
+
+def test_notes_of_runs_are_told_once_and_starts_that_differ_first(tmp_path: Path) -> None:
+    runs = [finished(tmp_path / str(seed), seed, 0.5) for seed in (0, 1)]
+    for number, run in enumerate(runs):
+        summary = json.loads((run / "summary.json").read_text())
+        summary |= {"starts": {"fedjets": "random"}, "notes": ["both", "one"][: 2 - number]}
+        (run / "summary.json").write_text(json.dumps(summary))
+    assert compared_notes(runs) == ["both", "one (in 1 of 2 runs)"]
+    apart = "experts start apart: FedJETs from random weights; FedAvg from the common expert"
+    summary |= {"starts": {"fedjets": "random", "fedavg": "common"}, "notes": [apart, "both"]}
+    (runs[1] / "summary.json").write_text(json.dumps(summary))
+    assert compared_notes(runs) == [apart, "both", "one (in 1 of 2 runs)"]
+
+
+def test_lines_of_the_figure_that_lie_on_each_other_are_all_seen(tmp_path: Path) -> None:
+    runs = [
+        run_small(tmp_path / name, settings=small_config(strategy__name=name, gate__name=gate))
+        for name, gate in (("fedavg", "mlp"), ("scaffold", "mlp"))
+    ]
+    twin = run_small(tmp_path / "twin", settings=small_config(strategy__name="fedavg", gate__name="random"))
+    (axes, *_) = draw_comparison([*runs, twin]).axes
+    widths = {line.get_label(): line.get_linewidth() for line in axes.lines}
+    one, other, last = widths.values()
+    assert one > other == last, widths
+    assert len(widths) == 3
 
 
 def test_a_strategys_name_is_told_once_unless_two_have_the_same(tmp_path: Path) -> None:

@@ -170,6 +170,27 @@ def test_nor_does_one_of_a_strategy_of_ones_own(tmp_path: Path, named: str) -> N
         places_of(QUICKSTART, ["strategy.mines.rate=1"], tmp_path / "out", settings, jobs=1)
 
 
+def test_an_argument_is_swept_where_a_run_has_its_strategy(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OWN_STRATEGY)
+    grid = f"strategy.name='{file}:Mine',fedavg,lasso strategy.mine.rate=0.5,2 seed=0..1"
+    over = "strategy.lasso.over='fedavg'"
+    places = places_of(QUICKSTART, [grid], tmp_path / "out", [SHORT, over], jobs=1)
+    names = [place.point.name.replace(place.point.name.split(",")[0], "x", 1) for place in places]
+    assert names == [
+        *("x,strategy.mine.rate=0.5,seed=0", "x,strategy.mine.rate=0.5,seed=1"),
+        *("x,strategy.mine.rate=2,seed=0", "x,strategy.mine.rate=2,seed=1"),
+        *("x,seed=0", "x,seed=1") * 2,
+    ]
+    assert all(("strategy.mine.rate" in place.config) == ("mine.py" in place.point.name) for place in places)
+    swept = places_of(QUICKSTART, [grid], tmp_path / "out", [SHORT, f"strategy.lasso.over='{file}:Mine'"], jobs=1)
+    assert len(swept) == 4 + 2 + 4
+    with pytest.raises(
+        SettingsError, match=r"some run has, got 'strategy\.ditto\.strength'; hint: strategy\.name=ditto"
+    ):
+        places_of(QUICKSTART, ["strategy.ditto.strength=1,2"], tmp_path / "out", [SHORT], jobs=1)
+
+
 def own_strategy(config: dict[str, Any]) -> Any:
     found = [getattr(method.strategy, "inner", method.strategy) for method in methods_of(from_flat(config))]
     return next(strategy for strategy in found if type(strategy).__name__ == "Mine")
@@ -180,6 +201,7 @@ def test_a_strategy_of_ones_own_and_others_are_swept_with_its_argument(tmp_path:
     file.write_text(OWN_STRATEGY)
     grid = f"strategy.name='{file}:Mine',fedjets"
     run_sweep(QUICKSTART, [grid], tmp_path / "out", [SHORT, "strategy.mine.rate=0.5"], jobs=2)
+    assert len(list((tmp_path / "out").iterdir())) == 2
     notes = {}
     for summary in (tmp_path / "out").glob("*/*/summary.json"):
         told = json.loads(summary.read_text())
