@@ -151,8 +151,11 @@ def test_cells_come_back_from_the_file_and_its_regimes_are_not_trained_again(
         main([*known, "--seeds", "7"])
 
 
-def test_the_committed_map_is_drawn_without_data_or_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = Path(__file__).parents[2] / "docs" / "map.csv"
+@pytest.mark.parametrize("name", ["map.csv", "map-untold.csv"])
+def test_a_committed_map_is_drawn_without_data_or_a_run(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(__file__).parents[2] / "docs" / name
     main(["--known", str(file), "--output", str(tmp_path), "--draw-only"])
     told = capsys.readouterr().out
     assert REGIMES["rotated"].title in told
